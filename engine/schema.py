@@ -1,0 +1,263 @@
+"""The values of a turn: what a game sends, what it gets back, and what a session remembers.
+
+Every model refuses unknown fields, so a misspelt key is an error and not a silent default.
+Knows nothing of NPC files, models or storage.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, ValidationError
+
+from engine.errors import InvalidRequest
+
+FLAGS: tuple[str, ...] = (
+    "give_item",
+    "give_hint",
+    "npc_main_story",
+    "quest_stage_change",
+    "npc_action",
+    "change_player_state",
+    "change_game_state",
+    "unlock_hidden_path",
+)
+"""The flags that the project knows, in the order that a bundle for all of them uses."""
+
+ANY_STAGE = "any"
+MAX_NAME = 64
+MAX_NAMES = 64
+MAX_HISTORY = 40
+MAX_LINE = 2000
+
+Language = Literal["en", "ko"]
+Path = Literal["main", "forbidden", "invalid", "degraded"]
+LineSource = Literal["generated", "authored"]
+
+
+def _no_bool(value: Any) -> Any:
+    """Refuse true and false where a number is meant: JSON keeps them apart, Python does not."""
+    if isinstance(value, bool):
+        raise ValueError("must be a number, not true or false")
+    return value
+
+
+def _whole(value: Any) -> Any:
+    """Take 7.0 for 7: JavaScript and some engines send every number as a float."""
+    _no_bool(value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
+Names = Annotated[tuple[Name, ...], Field(max_length=MAX_NAMES)]
+Unit = Annotated[float, BeforeValidator(_no_bool), Field(ge=-1.0, le=1.0, allow_inf_nan=False)]
+Probability = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
+Scalar = StrictBool | int | float | Annotated[str, Field(max_length=MAX_NAME)]
+GameState = Annotated[dict[Name, Scalar], Field(max_length=MAX_NAMES)]
+
+
+class Value(BaseModel):
+    """Base of all values here: frozen, and closed against unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class HistoryTurn(Value):
+    """One earlier exchange."""
+
+    player: Annotated[str, Field(max_length=MAX_LINE)]
+    npc: Annotated[str, Field(max_length=MAX_LINE)]
+
+
+class Context(Value):
+    """What the game says about its state. Whatever is left out comes from the session.
+
+    `trust` and `relationship` run from -1 to 1. `language` picks the NPC file where an NPC has more
+    than one; without it the language of the utterance decides.
+    """
+
+    quest_stage: Name | None = None
+    location: Name | None = None
+    npc_mood: Name | None = None
+    player_reputation: Name | None = None
+    style: Name | None = None
+    trust: Unit | None = None
+    relationship: Unit | None = None
+    items: Names | None = None
+    actions: Names | None = None
+    game_state: GameState | None = None
+    dialogue_history: Annotated[tuple[HistoryTurn, ...], Field(max_length=MAX_HISTORY)] | None = (
+        None
+    )
+    language: Language | None = None
+
+
+class GenParams(Value):
+    """How the line is sampled. `temperature` 0 is greedy; `max_new_tokens` counts tokens."""
+
+    temperature: Annotated[float, BeforeValidator(_no_bool), Field(ge=0.0, le=2.0)] = 0.7
+    top_p: Annotated[float, BeforeValidator(_no_bool), Field(gt=0.0, le=1.0)] = 0.9
+    max_new_tokens: Annotated[int, BeforeValidator(_whole), Field(ge=1, le=256)] = 60
+    repetition_penalty: Annotated[float, BeforeValidator(_no_bool), Field(ge=1.0, le=2.0)] = 1.15
+    seed: Annotated[int, BeforeValidator(_whole), Field(ge=0, lt=2**31)] | None = None
+
+
+class TurnRequest(Value):
+    """One utterance of one player to one NPC."""
+
+    text: str
+    npc_id: Name
+    player_id: Annotated[str, Field(min_length=1, max_length=128)]
+    context: Context = Context()
+    gen_params: GenParams = GenParams()
+    turn_id: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    expected_version: Annotated[int, BeforeValidator(_whole), Field(ge=0)] | None = None
+
+
+class Delta(Value):
+    """A change, or (in a session) a standing, of trust and relationship, each from -1 to 1."""
+
+    trust: Unit = 0.0
+    relationship: Unit = 0.0
+
+
+class Action(Value):
+    """What a fired flag means in this game. `effect_id` is the same on every retry of the turn."""
+
+    flag: str
+    value: str | None
+    text: str
+    source: Literal["exact", "any_stage", "nearest", "none"]
+    effect_id: str
+
+
+class FlagDetail(Value):
+    """Why a flag fired or did not. `probability` is calibrated; None where no model was asked."""
+
+    probability: Probability | None
+    threshold: Probability | None
+    permitted: bool
+    fired: bool
+    reason: str | None
+
+
+class ModelInfo(Value):
+    """Which weights answered."""
+
+    base: str
+    bundle: str
+
+
+class Timings(Value):
+    """Milliseconds since the turn began, but for `prefill` and `generate`, which are durations."""
+
+    prefill: float = 0.0
+    state: float = 0.0
+    generate: float = 0.0
+    total: float = 0.0
+
+
+class Reaction(Value):
+    """What the NPC does besides speaking, on an authored path: a game may play an animation."""
+
+    trigger: str | None = None
+    action: str | None = None
+    emotion: str | None = None
+
+
+class Meta(Value):
+    """Everything about a turn but its line, delta and flags."""
+
+    npc_id: str
+    player_id: str
+    turn_id: str
+    version: int
+    path: Path
+    path_reason: str | None = None
+    language: Language
+    line: LineSource
+    quest_stage: str
+    next_quest_stage: str
+    state_before: Delta
+    state: Delta
+    actions: tuple[Action, ...] = ()
+    flags_detail: dict[str, FlagDetail]
+    reaction: Reaction | None = None
+    model: ModelInfo
+    seed: int
+    timings_ms: Timings
+
+
+class TurnResult(Value):
+    """The answer to a turn."""
+
+    text: str
+    delta: Delta
+    flags: dict[str, bool]
+    meta: Meta
+
+
+class SessionState(Value):
+    """What the engine remembers of one player with one NPC.
+
+    `fired` lists "stage:flag" of everything that has happened, `spent` the sum of the deltas
+    granted in the present stage, `said` the last utterances in folded form (so that talk cannot be farmed).
+    """
+
+    quest_stage: Name
+    location: Name
+    npc_mood: Name
+    player_reputation: Name
+    style: Name
+    standing: Delta = Delta()
+    items: Names = ()
+    actions: Names = ()
+    game_state: GameState = Field(default_factory=dict)
+    history: Annotated[tuple[HistoryTurn, ...], Field(max_length=MAX_HISTORY)] = ()
+    fired: Annotated[tuple[str, ...], Field(max_length=4096)] = ()
+    spent: Delta = Delta()
+    said: Annotated[tuple[str, ...], Field(max_length=MAX_HISTORY)] = ()
+
+
+def parse_request(**fields: Any) -> TurnRequest:
+    """Check a call's raw arguments and return the request they make.
+
+    None stands for "not given" in `context` and `gen_params`.
+
+    Raises:
+        InvalidRequest: with the field and what is wrong with it, in plain words.
+    """
+    given = {key: value for key, value in fields.items() if value is not None}
+    try:
+        return TurnRequest.model_validate(given)
+    except ValidationError as exc:
+        raise invalid_from(exc) from exc
+
+
+def invalid_from(exc: ValidationError) -> InvalidRequest:
+    """Translate pydantic's first complaint into an `InvalidRequest` with a dotted field."""
+    field, message = first_complaint(exc)
+    return InvalidRequest(f"{field}: {message}", field=field)
+
+
+def first_complaint(exc: ValidationError) -> tuple[str, str]:
+    """Return the dotted field and a plain message of the first error in `exc`."""
+    error = exc.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in error["loc"]) or "request"
+    if error["type"] == "extra_forbidden":
+        return field, "unknown field; check the spelling"
+    if error["type"] == "missing":
+        return field, "is required"
+    message = error["msg"].removeprefix("Value error, ")
+    given = error.get("input")
+    if isinstance(given, (str, int, float, bool)) and len(str(given)) <= 40:
+        message += f" (got {given!r})"
+    return field, message[:1].lower() + message[1:]
+
+
+def round3(value: float) -> float:
+    """Round to the three digits that deltas and standings carry; never returns -0.0."""
+    if not math.isfinite(value):
+        raise ValueError(f"not a finite number: {value}")
+    return round(value, 3) + 0.0

@@ -1,0 +1,121 @@
+"""Training rows: their schema, and reading them from JSONL.
+
+A row is one turn of one NPC: the state and the utterance that go in, the reply, the delta and the
+flags that should come out. Knows nothing of prompts or models.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError, field_validator
+
+from engine.schema import (
+    FLAGS,
+    Delta,
+    GameState,
+    Language,
+    Name,
+    Names,
+    Unit,
+    Value,
+    first_complaint,
+)
+
+DATA_DIR = Path(__file__).parent / "data"
+
+
+class RowError(ValueError):
+    """A row that cannot be used; the message names file, line and field."""
+
+
+class Tags(Value):
+    """Where the player stands with the NPC before the utterance."""
+
+    quest_stage: Name
+    trust: Unit
+    relationship: Unit
+    npc_mood: Name = "neutral"
+    player_reputation: Name = "unknown"
+    location: Name | None = None
+
+
+class Message(Value):
+    """One earlier message; players and NPCs alternate, the player first."""
+
+    role: Literal["player", "npc"]
+    text: Annotated[str, Field(min_length=1, max_length=2000)]
+
+
+class PlayerState(Value):
+    """What the game knows of the player."""
+
+    items: Names = ()
+    actions: Names = ()
+    game_state: GameState = Field(default_factory=dict)
+
+
+class Row(Value):
+    """One labelled turn. `flag` lists the flags that fire; `group` ties rows that vary one case."""
+
+    npc_id: Name
+    lang: Language
+    tags: Tags
+    context: tuple[Message, ...] = ()
+    player_state: PlayerState = PlayerState()
+    player_utterance: Annotated[str, Field(min_length=1, max_length=1000)]
+    response: Annotated[str, Field(min_length=1, max_length=600)]
+    delta: Delta
+    flag: tuple[str, ...] = ()
+    group: str | None = None
+
+    @field_validator("flag")
+    @classmethod
+    def _known(cls, flags: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [flag for flag in flags if flag not in FLAGS]
+        if unknown:
+            raise ValueError(f"unknown flag {unknown[0]!r}; the flags are {', '.join(FLAGS)}")
+        return flags
+
+    @field_validator("context")
+    @classmethod
+    def _alternates(cls, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+        roles = [message.role for message in messages]
+        if roles != ["player", "npc"] * (len(roles) // 2):
+            raise ValueError("must alternate player, npc and end with the npc")
+        return messages
+
+    @property
+    def exchanges(self) -> tuple[tuple[str, str], ...]:
+        """The earlier talk as (player, npc) pairs."""
+        texts = [message.text for message in self.context]
+        return tuple(zip(texts[::2], texts[1::2], strict=True))
+
+
+def read_rows(paths: Iterable[Path] | None = None) -> list[Row]:
+    """Read rows from JSONL files; by default all of `training/data/`, in order of file name.
+
+    Raises:
+        RowError: naming file, line and field.
+    """
+    rows: list[Row] = []
+    for path in sorted(paths) if paths is not None else sorted(DATA_DIR.glob("*.jsonl")):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            if line.strip():
+                rows.append(_parse(line, where=f"{path.name}:{number}"))
+    if not rows:
+        raise RowError("no rows: training/data/ holds no *.jsonl file with a row in it")
+    return rows
+
+
+def _parse(line: str, *, where: str) -> Row:
+    try:
+        return Row.model_validate(json.loads(line))
+    except json.JSONDecodeError as exc:
+        raise RowError(f"{where}: not valid JSON: {exc.msg} (column {exc.colno})") from exc
+    except ValidationError as exc:
+        field, message = first_complaint(exc)
+        raise RowError(f"{where}: {field}: {message}") from exc
