@@ -202,7 +202,8 @@ class SessionState(Value):
     """What the engine remembers of one player with one NPC.
 
     `fired` lists "stage:flag" of everything that has happened, `spent` the sum of the deltas
-    granted in the present stage, `said` the last utterances in folded form (so that talk cannot be farmed).
+    granted in the present stage, `said` the last utterances in folded form (so that talk cannot
+    be farmed).
     """
 
     quest_stage: Name
