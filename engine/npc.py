@@ -7,6 +7,7 @@ Knows nothing of prompts, models, sessions or the vector store.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -234,6 +235,11 @@ class NPC(Value):
             fallback=own.fallback + behind.fallback,
         )
 
+    def rule_key(self, stage: str, flag: str) -> str:
+        """Return "stage:flag" of the rule in force at `stage`; "any" where the rule is from there."""
+        own = self.stages.get(stage)
+        return f"{stage if own and flag in own.flags else ANY_STAGE}:{flag}"
+
 
 def _known_flags(flags: Any) -> Any:
     unknown = [flag for flag in flags if flag not in FLAGS]
@@ -252,6 +258,9 @@ def parse_npc(data: Mapping[str, Any], *, path: str) -> NPC:
         return NPC.model_validate(data)
     except ValidationError as exc:
         place, message = first_complaint(exc)
+        error = exc.errors(include_url=False)[0]
+        if error["type"] == "value_error" and not error["loc"]:  # `_consistent` names its own field
+            place, _, message = message.partition(": ")
         raise NPCFileError(f"{path}: {place}: {message}", path=path, field=place) from exc
 
 
@@ -343,8 +352,7 @@ def build_registry(npcs: Mapping[str, NPC]) -> NPCRegistry:
         NPCFileError: two files for one id and language, or variants that differ in more than words.
     """
     grouped: dict[str, dict[str, NPC]] = {}
-    # "<id>.json" sorts after "<id>.ko.json"; the main language must come first.
-    for name, npc in sorted(npcs.items(), key=lambda pair: (pair[0].count("."), pair[0])):
+    for name, npc in sorted(npcs.items(), key=lambda pair: _main_first(pair[0])):
         variants = grouped.setdefault(npc.id, {})
         if npc.language in variants:
             raise NPCFileError(
@@ -356,6 +364,11 @@ def build_registry(npcs: Mapping[str, NPC]) -> NPCRegistry:
             _check_agrees(next(iter(variants.values())), npc, name)
         variants[npc.language] = npc
     return NPCRegistry(grouped)
+
+
+def _main_first(name: str) -> tuple[int, str]:
+    """Sort key of file names: "<id>.json" comes before "<id>.en.json", as the main language."""
+    return name.count("."), name
 
 
 def _check_agrees(main: NPC, other: NPC, name: str) -> None:
@@ -408,29 +421,41 @@ def load_folder_leniently(
 ) -> tuple[NPCRegistry, list[NPCFileError]]:
     """Read what can be read, so that one bad file does not take the others down.
 
-    An NPC whose file is at fault keeps its version from `last_good`, if it has one there.
+    A file at fault leaves its version from `last_good` in place, if there is one and it still
+    agrees with the other languages of the NPC.
 
     Returns:
         The registry, and one error per file at fault.
     """
     npcs: dict[str, NPC] = {}
     faults: list[NPCFileError] = []
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(folder.glob("*.json"), key=lambda path: _main_first(path.name)):
         try:
-            npcs[path.name] = read_npc(path)
-            build_registry(npcs)
+            npcs = _with(npcs, path.name, read_npc(path))
         except NPCFileError as fault:
             logger.error("NPC file not used: %s", fault)
-            npcs.pop(path.name, None)
             faults.append(fault)
-            kept = _last_good(path.name, last_good)
+            kept = _last_good(path, last_good)
             if kept:
-                npcs[path.name] = kept
+                with contextlib.suppress(NPCFileError):
+                    npcs = _with(npcs, path.name, kept)
     return build_registry(npcs), faults
 
 
-def _last_good(file_name: str, registry: NPCRegistry | None) -> NPC | None:
-    npc_id, _, rest = file_name.partition(".")
+def _with(npcs: Mapping[str, NPC], name: str, npc: NPC) -> dict[str, NPC]:
+    """Return `npcs` with one more file; NPCFileError where it does not go with the others."""
+    more = {**npcs, name: npc}
+    build_registry(more)
+    return more
+
+
+def _last_good(path: Path, registry: NPCRegistry | None) -> NPC | None:
+    npc_id, _, rest = path.name.partition(".")
     variants = registry.by_id.get(npc_id, {}) if registry else {}
     language = rest.removesuffix("json").rstrip(".")
-    return variants.get(language) if language else next(iter(variants.values()), None)
+    if language:
+        return variants.get(language)
+    main = next(iter(variants.values()), None)
+    # Its main language may come from a file of its own, which then speaks for itself.
+    elsewhere = main and path.with_name(f"{npc_id}.{main.language}.json").exists()
+    return None if elsewhere else main

@@ -9,7 +9,15 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    ValidationError,
+    model_validator,
+)
 
 from engine.errors import InvalidRequest
 
@@ -30,6 +38,7 @@ MAX_NAME = 64
 MAX_NAMES = 64
 MAX_HISTORY = 40
 MAX_LINE = 2000
+_INT_LIMIT = 2**63
 
 Language = Literal["en", "ko"]
 Path = Literal["main", "forbidden", "invalid", "degraded"]
@@ -49,11 +58,26 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def _scalar(value: Any) -> Any:
+    """Refuse what is no plain value, here and in one sentence: a union would complain thrice."""
+    if isinstance(value, str) and len(value) <= MAX_NAME and _without_surrogates(value) == value:
+        return value
+    if isinstance(value, (bool, int, float)) and abs(value) < _INT_LIMIT:
+        return value
+    raise ValueError(f"must be a number, true, false or text of at most {MAX_NAME} characters")
+
+
+def _without_surrogates(value: Any) -> Any:
+    """Drop half characters: clients that cut an emoji in two send them, and nothing stores them."""
+    return value.encode("utf-8", "ignore").decode() if isinstance(value, str) else value
+
+
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
 Names = Annotated[tuple[Name, ...], Field(max_length=MAX_NAMES)]
 Unit = Annotated[float, BeforeValidator(_no_bool), Field(ge=-1.0, le=1.0, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
-Scalar = StrictBool | int | float | Annotated[str, Field(max_length=MAX_NAME)]
+Scalar = Annotated[StrictBool | int | float | str, BeforeValidator(_scalar)]
+Spoken = Annotated[str, BeforeValidator(_without_surrogates)]
 GameState = Annotated[dict[Name, Scalar], Field(max_length=MAX_NAMES)]
 
 
@@ -66,8 +90,8 @@ class Value(BaseModel):
 class HistoryTurn(Value):
     """One earlier exchange."""
 
-    player: Annotated[str, Field(max_length=MAX_LINE)]
-    npc: Annotated[str, Field(max_length=MAX_LINE)]
+    player: Annotated[Spoken, Field(max_length=MAX_LINE)]
+    npc: Annotated[Spoken, Field(max_length=MAX_LINE)]
 
 
 class Context(Value):
@@ -102,17 +126,27 @@ class GenParams(Value):
     repetition_penalty: Annotated[float, BeforeValidator(_no_bool), Field(ge=1.0, le=2.0)] = 1.15
     seed: Annotated[int, BeforeValidator(_whole), Field(ge=0, lt=2**31)] | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _given(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        known = cls.model_fields
+        return {key: value for key, value in data.items() if value is not None or key not in known}
+
 
 class TurnRequest(Value):
     """One utterance of one player to one NPC."""
 
-    text: str
+    text: Spoken
     npc_id: Name
     player_id: Annotated[str, Field(min_length=1, max_length=128)]
     context: Context = Context()
     gen_params: GenParams = GenParams()
     turn_id: Annotated[str, Field(min_length=1, max_length=128)] | None = None
-    expected_version: Annotated[int, BeforeValidator(_whole), Field(ge=0)] | None = None
+    expected_version: Annotated[int, BeforeValidator(_whole), Field(ge=0, lt=_INT_LIMIT)] | None = (
+        None
+    )
 
 
 class Delta(Value):
@@ -245,14 +279,18 @@ def invalid_from(exc: ValidationError) -> InvalidRequest:
 def first_complaint(exc: ValidationError) -> tuple[str, str]:
     """Return the dotted field and a plain message of the first error in `exc`."""
     error = exc.errors(include_url=False)[0]
-    field = ".".join(str(part) for part in error["loc"]) or "request"
+    # A key may hold half a character, which the answer could not carry.
+    parts = (str(part).encode("utf-8", "replace").decode() for part in error["loc"])
+    field = ".".join(parts) or "request"
     if error["type"] == "extra_forbidden":
         return field, "unknown field; check the spelling"
     if error["type"] == "missing":
         return field, "is required"
     message = error["msg"].removeprefix("Value error, ")
     given = error.get("input")
-    if isinstance(given, (str, int, float, bool)) and len(str(given)) <= 40:
+    # Python refuses to print an integer of thousands of digits.
+    long = isinstance(given, int) and abs(given) >= _INT_LIMIT
+    if isinstance(given, (str, int, float, bool)) and not long and len(str(given)) <= 40:
         message += f" (got {given!r})"
     return field, message[:1].lower() + message[1:]
 

@@ -17,7 +17,8 @@ _BREAKS = frozenset("\n\r\t\v\f\x85\u2028\u2029")
 # Cannot be seen but are letters or marks by category: Hangul fillers, combining grapheme joiner.
 _INVISIBLE = frozenset("\u115f\u1160\u3164\uffa0\u034f")
 _SPACES = re.compile(r"\s+")
-_HANGUL = re.compile(r"[\u1100-\u11ff\u3130-\u318f\uac00-\ud7a3]")
+_LETTER = r"[^\W\u1100-\u11ff\u3131-\u318e\uac00-\ud7a3]"  # of any script but Korean
+_HANGUL = re.compile(r"[\u1100-\u11ff\u3131-\u318e\uac00-\ud7a3]")
 
 
 def clean(text: str) -> str:
@@ -69,7 +70,8 @@ def contains_keyword(text: str, keywords: Iterable[str]) -> str | None:
     """Return the first keyword that stands in `text`, or None.
 
     Latin keywords match whole words ("art" is not in "heart") with a plural or possessive ending
-    allowed; Korean ones match anywhere, because particles are written onto the word.
+    allowed, or a Korean particle ("photo를"); Korean ones match anywhere, because particles are
+    written onto the word.
     """
     folded = fold(text)
     for keyword in keywords:
@@ -79,6 +81,6 @@ def contains_keyword(text: str, keywords: Iterable[str]) -> str | None:
         if _HANGUL.search(needle):
             if needle in folded:
                 return keyword
-        elif re.search(rf"(?<!\w){re.escape(needle)}(?:s|es|'s)?(?!\w)", folded):
+        elif re.search(rf"(?<!{_LETTER}){re.escape(needle)}(?:s|es|'s)?(?!{_LETTER})", folded):
             return keyword
     return None

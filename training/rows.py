@@ -103,12 +103,20 @@ def read_rows(paths: Iterable[Path] | None = None) -> list[Row]:
     """
     rows: list[Row] = []
     for path in sorted(paths) if paths is not None else sorted(DATA_DIR.glob("*.jsonl")):
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        # Not splitlines(): it also breaks at U+2028 and the like, which a JSON string may hold.
+        for number, line in enumerate(_read(path).split("\n"), start=1):
             if line.strip():
                 rows.append(_parse(line, where=f"{path.name}:{number}"))
     if not rows:
         raise RowError("no rows: training/data/ holds no *.jsonl file with a row in it")
     return rows
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise RowError(f"{path.name}: cannot be read: {exc}") from exc
 
 
 def _parse(line: str, *, where: str) -> Row:
@@ -119,3 +127,5 @@ def _parse(line: str, *, where: str) -> Row:
     except ValidationError as exc:
         field, message = first_complaint(exc)
         raise RowError(f"{where}: {field}: {message}") from exc
+    except (ValueError, RecursionError) as exc:
+        raise RowError(f"{where}: cannot be read: {exc}") from exc

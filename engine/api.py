@@ -1,0 +1,198 @@
+"""The public calls, as plain functions that take and return JSON values; the page uses them too.
+
+Errors come back as `{"error": {...}}`, never as a traceback. The first line of each docstring is its
+entry on the generated API page. Knows nothing of Gradio's components.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from pydantic import ValidationError
+
+from engine.errors import EngineError, InvalidRequest
+from engine.schema import GenParams, invalid_from, parse_request
+from engine.service import EngineService
+
+logger = logging.getLogger(__name__)
+
+Json = dict[str, Any]
+
+
+class Api:
+    """The calls of one service."""
+
+    def __init__(self, service: EngineService) -> None:
+        self._service = service
+
+    def ask(
+        self,
+        text: str,
+        npc_id: str,
+        player_id: str,
+        context: dict[str, Any] | None = None,
+        gen_params: dict[str, Any] | None = None,
+        turn_id: str | None = None,
+        expected_version: int | None = None,
+    ) -> dict[str, Any]:
+        """Say `text` to an NPC: its line, delta, flags and actions, committed."""
+
+        def play() -> Json:
+            request = parse_request(
+                text=text,
+                npc_id=npc_id,
+                player_id=player_id,
+                context=context,
+                gen_params=gen_params,
+                turn_id=turn_id,
+                expected_version=expected_version,
+            )
+            return self._service.engine.ask(request).model_dump(mode="json")
+
+        return _guarded(play)
+
+    def ask_stream(
+        self,
+        text: str,
+        npc_id: str,
+        player_id: str,
+        context: dict[str, Any] | None = None,
+        gen_params: dict[str, Any] | None = None,
+        turn_id: str | None = None,
+        expected_version: int | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """As `ask`, streamed: the state first, then {"text"} as it grows, last the whole result."""
+        try:
+            request = parse_request(
+                text=text,
+                npc_id=npc_id,
+                player_id=player_id,
+                context=context,
+                gen_params=gen_params,
+                turn_id=turn_id,
+                expected_version=expected_version,
+            )
+            for event in self._service.engine.ask_stream(request):
+                if event.result is None:
+                    yield {"text": event.text}
+                else:
+                    without = {"text"} if event.kind == "state" else None
+                    yield event.result.model_dump(mode="json", exclude=without)
+        except EngineError as exc:
+            yield exc.to_payload()
+        except Exception as exc:  # the caller gets plain words, the log the traceback
+            yield _unexpected(exc)
+
+    def predict_main(
+        self,
+        prompt: str,
+        npc_id: str,
+        persona_tags: dict[str, Any] | None = None,
+        gen_params: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Run a ready prompt ("<SYS>…<STATE>") through the model: no gate, no session."""
+
+        def run() -> Json:
+            for name, value in (("prompt", prompt), ("npc_id", npc_id)):
+                if not isinstance(value, str):
+                    raise InvalidRequest(f"{name}: must be text", field=name)
+            if persona_tags is not None and not isinstance(persona_tags, dict):
+                raise InvalidRequest("persona_tags: must be an object", field="persona_tags")
+            params = _gen_params(gen_params)
+            return self._service.engine.predict(prompt, npc_id, persona_tags, params)
+
+        return _guarded(run)
+
+    def npcs(self) -> dict[str, Any]:
+        """List the NPCs: names, stages, flags, languages, defaults."""
+        return _guarded(lambda: {"npcs": self._service.npcs()})
+
+    def status(self) -> dict[str, Any]:
+        """Tell whether turns can be served, by which base and bundle, on which device."""
+        return _guarded(self._service.status)
+
+    def reload(self) -> dict[str, Any]:
+        """Read NPC files and bundle again, all or nothing."""
+        return _guarded(self._service.reload)
+
+    def save(self, player_id: str) -> dict[str, Any]:
+        """Return all that the NPCs remember of a player, for the game's own save file."""
+        return _guarded(
+            lambda: self._service.engine.save(_player(player_id)).model_dump(mode="json")
+        )
+
+    def load(self, data: dict[str, Any]) -> dict[str, Any]:
+        """Replace all that the NPCs remember of a player by what `save` returned."""
+
+        def restore() -> Json:
+            save = self._service.engine.load(data)
+            return {"loaded": True, "player_id": save.player_id, "npcs": sorted(save.sessions)}
+
+        return _guarded(restore)
+
+    def session(self, player_id: str, npc_id: str) -> dict[str, Any]:
+        """Return where a player stands with an NPC: version, stage, trust, relationship, memory."""
+        return _guarded(lambda: self._service.engine.session(_player(player_id), _npc(npc_id)))
+
+    def undo(self, player_id: str, npc_id: str) -> dict[str, Any]:
+        """Take the last turn back, state and all."""
+        return _guarded(lambda: self._service.engine.undo(_player(player_id), _npc(npc_id)))
+
+    def forget(self, player_id: str, npc_id: str) -> dict[str, Any]:
+        """Make an NPC forget a player."""
+        return _guarded(lambda: self._service.engine.forget(_player(player_id), _npc(npc_id)))
+
+    def calls(self) -> dict[str, Callable[..., Any]]:
+        """Return every public call by its API name."""
+        return {
+            "ask": self.ask,
+            "ask_stream": self.ask_stream,
+            "predict_main": self.predict_main,
+            "npcs": self.npcs,
+            "status": self.status,
+            "reload": self.reload,
+            "save": self.save,
+            "load": self.load,
+            "session": self.session,
+            "undo": self.undo,
+            "forget": self.forget,
+        }
+
+
+def _guarded(call: Callable[[], Json]) -> Json:
+    try:
+        return call()
+    except EngineError as exc:
+        return exc.to_payload()
+    except Exception as exc:  # the caller gets plain words, the log the traceback
+        return _unexpected(exc)
+
+
+def _unexpected(exc: Exception) -> Json:
+    logger.exception("unexpected failure")
+    return EngineError(
+        f"the engine failed unexpectedly ({type(exc).__name__}); the log has the details"
+    ).to_payload()
+
+
+def _gen_params(given: Any) -> GenParams:
+    try:
+        return GenParams.model_validate({} if given is None else given)
+    except ValidationError as exc:
+        raise invalid_from(exc) from exc
+
+
+def _player(value: Any) -> str:
+    return _name(value, "player_id")
+
+
+def _npc(value: Any) -> str:
+    return _name(value, "npc_id")
+
+
+def _name(value: Any, field: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise InvalidRequest(f"{field}: must be a non-empty text", field=field)
+    return value

@@ -1,0 +1,150 @@
+"""One turn's work on the model as one call with plain values in and out.
+
+A ZeroGPU Space lends its GPU only inside such a call, in a forked worker, so the call holds all of it:
+prefill, heads, decision, line. Elsewhere the same call runs in place, one turn at a time. Knows nothing
+of NPC files, sessions or the vector store.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from engine.decision import Decision, Reading, Rules, decide
+from engine.decode import Sampling, tidy, whole_sentences
+from engine.errors import Busy
+from engine.gpu import on_accelerator
+from engine.model import LanguageModel
+from engine.prompt import act_text
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to decide and what to tell the line: the rules, each flag's action in words, the speaker."""
+
+    rules: Rules
+    actions: Mapping[str, str]
+    speaker: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """One pass: a prompt up to <STATE>, then either a plan or ready ids for what follows.
+
+    `write` is False where only the heads are wanted. All values can be pickled.
+    """
+
+    ids: tuple[int, ...]
+    sampling: Sampling
+    plan: Plan | None = None
+    suffix: tuple[int, ...] | None = None
+    write: bool = True
+
+
+@dataclass(frozen=True)
+class StateKnown:
+    """First event: what the heads read, the decision (with a plan), and the prefill's milliseconds."""
+
+    reading: Reading
+    decision: Decision | None
+    prefill_ms: float
+
+
+@dataclass(frozen=True)
+class LineSoFar:
+    """The line as far as it is written."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class LineDone:
+    """Last event: the whole line, and the generation's milliseconds."""
+
+    text: str
+    generate_ms: float
+
+
+Event = StateKnown | LineSoFar | LineDone
+
+
+@dataclass
+class _Gate:
+    """Lets one turn in at a time and at most `limit` wait."""
+
+    limit: int
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    counter: threading.Lock = field(default_factory=threading.Lock)
+    waiting: int = 0
+
+    @contextmanager
+    def enter(self) -> Iterator[None]:
+        with self.counter:
+            if self.waiting >= self.limit:
+                raise Busy(f"{self.waiting} turns are waiting already; try again in a moment")
+            self.waiting += 1
+        try:
+            with self.lock:
+                yield
+        finally:
+            with self.counter:
+                self.waiting -= 1
+
+
+class ModelHost:
+    """Runs jobs on a model.
+
+    Args:
+        model: the loaded model.
+        queue_limit: turns that may wait or run; a further one is refused with `Busy`.
+    """
+
+    def __init__(self, model: LanguageModel, queue_limit: int = 64) -> None:
+        self.model = model
+        self._gate = _Gate(queue_limit)
+
+        def perform(job: Job) -> Iterator[Event]:
+            yield from run_job(model, job)
+
+        # Wrapped anew for every model: a Space's worker keeps what stood when it was forked.
+        self._perform = on_accelerator(perform)
+
+    def run(self, job: Job) -> Iterator[Event]:
+        """Run `job`; yield the state first, then the growing line, then the whole of it.
+
+        Raises:
+            Busy: too many turns are waiting.
+            ModelError: the model failed.
+        """
+        with self._gate.enter():
+            yield from self._perform(job)
+
+
+def run_job(model: LanguageModel, job: Job) -> Iterator[Event]:
+    """Do the work of `ModelHost.run` on `model`, in this thread."""
+    started = time.perf_counter()
+    prefill = model.prefill(job.ids)
+    decision = decide(prefill.reading, job.plan.rules) if job.plan else None
+    yield StateKnown(prefill.reading, decision, _ms_since(started))
+    if not job.write:
+        return
+    started = time.perf_counter()
+    suffix, speaker = job.suffix, ""
+    if job.plan and decision:
+        actions = [job.plan.actions[flag] for flag in decision.fired if flag in job.plan.actions]
+        speaker = job.plan.speaker
+        suffix = model.encoder.encode_act(act_text(speaker, actions, decision.delta.trust))
+    raw = line = ""
+    for raw in model.generate(prefill, suffix or model.encoder.encode_act(""), job.sampling):
+        grown = tidy(raw, speaker)
+        if grown != line:
+            line = grown
+            yield LineSoFar(line)
+    yield LineDone(whole_sentences(line), _ms_since(started))
+
+
+def _ms_since(started: float) -> float:
+    return round((time.perf_counter() - started) * 1000, 1)

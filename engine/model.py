@@ -1,0 +1,333 @@
+"""The language model: base, adapter and heads, loaded strictly and run in one pass.
+
+`prefill` feeds a prompt once, reads the heads at <STATE> and keeps the cache; `generate` goes on from
+that cache. Takes and returns plain values but for the cache itself. Knows nothing of NPCs, gates,
+sessions or what a flag means.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, DynamicCache
+
+from engine.decision import Reading
+from engine.decode import Sampler, Sampling, TextStream, stops_line
+from engine.errors import ModelError, NotReady
+from engine.prompt import MARKERS, PromptEncoder
+from heads.bundle import Bundle
+from heads.pooling import pool_state
+from heads.spec import DELTA_NAMES, FINAL_NORM
+
+logger = logging.getLogger(__name__)
+
+SUPPORTED_TYPES = ("llama", "qwen2")
+Precision = Literal["fp32", "bf16", "fp16", "4bit"]
+
+
+def choose_device(wanted: str = "auto") -> torch.device:
+    """Return the device to run on.
+
+    Raises:
+        NotReady: CUDA was asked for and is not there.
+    """
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise NotReady("DEVICE=cuda, but there is no CUDA device; set DEVICE=auto", field="DEVICE")
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def choose_precision(device: torch.device, quantize: str, *, embedded: bool) -> Precision:
+    """Return the precision for a device.
+
+    The embedded base stays unquantised under "auto": at 135M parameters 4-bit saves nothing.
+    """
+    if quantize == "4bit" or (quantize == "auto" and device.type == "cuda" and not embedded):
+        return "4bit"
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"
+
+
+def _dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """Return the compute type; 4-bit computes in fp16 on cards before Ampere (capability 8)."""
+    if precision == "4bit":
+        if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] < 8:
+            return torch.float16
+        return torch.bfloat16
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+def nf4_config(compute: torch.dtype) -> BitsAndBytesConfig:
+    """Return the 4-bit configuration of QLoRA: NF4 with double quantisation.
+
+    Source: Dettmers et al., "QLoRA", 2023, https://arxiv.org/abs/2305.14314
+    """
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
+    )
+
+
+def load_base(path: str | Path, device: torch.device, precision: Precision) -> tuple[Any, Any]:
+    """Load a base and its tokenizer from safetensors.
+
+    Raises:
+        NotReady: the files cannot be loaded, or the architecture is not supported.
+    """
+    compute = _dtype(precision, device)
+    arguments: dict[str, Any] = {"dtype": compute, "use_safetensors": True}
+    if precision == "4bit":
+        arguments["quantization_config"] = nf4_config(compute)
+        arguments["device_map"] = {"": device}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        model: Any = AutoModelForCausalLM.from_pretrained(path, **arguments)
+    except (OSError, ValueError, RuntimeError, ImportError) as exc:
+        raise NotReady(f"the base model at {path} cannot be loaded: {exc}") from exc
+    if model.config.model_type not in SUPPORTED_TYPES:
+        raise NotReady(
+            f"the base is of type {model.config.model_type!r}; supported are "
+            f"{', '.join(SUPPORTED_TYPES)}. Set BASE_MODEL to another model"
+        )
+    if precision != "4bit":
+        model.to(device)
+    return model.eval(), tokenizer
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """A prompt that went through the model: what the heads read, the cache, and its length.
+
+    `hidden_H` is the vector at <STATE>, float32 on the CPU, shape (H,).
+    """
+
+    reading: Reading
+    hidden_H: torch.Tensor
+    cache: Any
+    length: int
+
+
+class LanguageModel:
+    """Base with its adapter and heads.
+
+    Args:
+        model, tokenizer: from `load_base`.
+        bundle: made for that base.
+        base_id, base_fingerprint: of the base's files, held against the bundle's.
+        precision: what `load_base` was given, for `/status`.
+        max_prompt_tokens, max_text_tokens: limits of the prompt encoder.
+
+    Raises:
+        NotReady: the bundle was made for another base, or does not fit this one.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        bundle: Bundle,
+        *,
+        base_id: str,
+        base_fingerprint: str,
+        precision: Precision = "fp32",
+        max_prompt_tokens: int = 1536,
+        max_text_tokens: int = 512,
+    ) -> None:
+        check_fits(bundle, model, base_id=base_id, base_fingerprint=base_fingerprint)
+        self.bundle = bundle
+        self.base_id = base_id
+        self.precision = precision
+        self.device = next(model.parameters()).device
+        self.tokenizer = tokenizer
+        install_marker_rows(model, bundle.info.markers, bundle.marker_rows_MH)
+        self.model = _with_adapter(model, bundle)
+        self._heads = bundle.heads.float().cpu()
+        self.encoder = PromptEncoder(
+            tokenizer,
+            bundle.info.markers,
+            max_tokens=max_prompt_tokens,
+            max_text_tokens=max_text_tokens,
+        )
+        self._stop_ids = _stop_ids(model, tokenizer)
+        specials = set(tokenizer.all_special_ids) | set(bundle.info.markers.values())
+        self._suppressed = sorted(specials - self._stop_ids)
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """The languages that the model can write."""
+        return self.bundle.info.languages
+
+    @torch.inference_mode()
+    def prefill(self, ids: Sequence[int]) -> Prefill:
+        """Feed a prompt of T ids that holds one <STATE>, once.
+
+        Raises:
+            ModelError: the forward pass failed or gave values that are not finite.
+        """
+        cache = DynamicCache(config=self.model.config)
+        ids_1T = torch.tensor([list(ids)], device=self.device)
+        try:
+            hidden_1TH = self._forward(ids_1T, cache, self.bundle.info.spec.layer)
+            hidden_1H = pool_state(hidden_1TH, ids_1T, self.encoder.state_id).cpu()
+        except (RuntimeError, ValueError, IndexError) as exc:
+            raise ModelError(f"the model failed while it read the prompt: {exc}") from exc
+        return Prefill(self.read_heads(hidden_1H), hidden_1H[0], cache, len(ids))
+
+    @torch.inference_mode()
+    def read_heads(self, hidden_1H: torch.Tensor) -> Reading:
+        """Turn the hidden state at <STATE>, shape (1, H), into calibrated values.
+
+        Raises:
+            ModelError: a value is not finite.
+        """
+        info, outputs = self.bundle.info, self._heads(hidden_1H)
+        if not bool(torch.isfinite(hidden_1H).all()):
+            raise ModelError("the model's hidden state is not finite; try QUANTIZE=none")
+        deltas = dict(zip(DELTA_NAMES, outputs.delta_B2[0].tolist(), strict=True))
+        logits = dict(zip(info.spec.flags, outputs.flag_logits_BN[0].tolist(), strict=True))
+        thresholds: Mapping[str, float] = info.thresholds
+        if info.threshold_source == "head":
+            learned = outputs.threshold_BN[0].tolist()
+            thresholds = dict(zip(info.spec.flags, learned, strict=True))
+        return Reading(
+            trust=deltas["trust"],
+            relationship=deltas["relationship"],
+            probabilities={flag: info.calibration[flag](logits[flag]) for flag in logits},
+            thresholds=thresholds,
+        )
+
+    @torch.inference_mode()
+    def generate(
+        self, prefill: Prefill, suffix: Sequence[int], sampling: Sampling
+    ) -> Iterator[str]:
+        """Go on from a prefilled prompt: feed `suffix`, then decode; yield the growing raw text.
+
+        The cache is used up: a `Prefill` serves one line.
+
+        Raises:
+            ModelError: the forward pass or the choice of a token failed.
+        """
+        if not suffix:
+            raise ValueError("suffix must hold at least the <NPC> marker")
+        sampler = Sampler(sampling, self._suppressed)
+        stream = TextStream(self.tokenizer)
+        generated: list[int] = []
+        pending = list(suffix)
+        for _ in range(sampling.max_new_tokens):
+            try:
+                token = sampler.choose(self._next_logits(pending, prefill.cache), generated)
+            except (RuntimeError, ValueError, IndexError) as exc:
+                raise ModelError(f"the model failed while it wrote the line: {exc}") from exc
+            if token in self._stop_ids:
+                break
+            generated.append(token)
+            pending = [token]
+            text = stream.push(token)
+            if text is not None:
+                yield text
+                if stops_line(text):
+                    break
+
+    def _next_logits(self, ids: Sequence[int], cache: Any) -> torch.Tensor:
+        """Feed `ids` and return the logits after the last of them, shape (V,)."""
+        ids_1T = torch.tensor([list(ids)], device=self.device)
+        hidden_1TH = self._forward(ids_1T, cache, FINAL_NORM)
+        logits: torch.Tensor = self.model.lm_head(hidden_1TH[:, -1])
+        return logits[0].float().cpu()
+
+    def _forward(self, ids_1T: torch.Tensor, cache: Any, layer: int) -> torch.Tensor:
+        """Run the decoder over (1, T) ids, extending `cache`; return `layer`'s output, (1, T, H)."""
+        decoder = self.model.model
+        if layer == FINAL_NORM:
+            outputs = decoder(input_ids=ids_1T, past_key_values=cache, use_cache=True)
+            hidden: torch.Tensor = outputs.last_hidden_state
+            return hidden
+        kept: list[torch.Tensor] = []
+
+        def keep(_module: Any, _inputs: Any, output: Any) -> None:
+            kept.append(output[0] if isinstance(output, tuple) else output)
+
+        # A hook keeps one layer; asking for all hidden states would hold thirty of them.
+        handle = decoder.layers[layer - 1].register_forward_hook(keep)
+        try:
+            decoder(input_ids=ids_1T, past_key_values=cache, use_cache=True)
+        finally:
+            handle.remove()
+        return kept[0]
+
+
+def check_fits(bundle: Bundle, model: Any, *, base_id: str, base_fingerprint: str) -> None:
+    """Raise `NotReady` unless `bundle` was made for exactly this base."""
+    info, config = bundle.info, model.config
+    if info.base_fingerprint != base_fingerprint:
+        raise NotReady(
+            f"the bundle {info.name!r} was made for another base ({info.base_id}, not {base_id} "
+            "as it is here); train one with: python -m training fit --base "
+            f"{base_id}, and set BUNDLE to it"
+        )
+    if info.spec.hidden_size != config.hidden_size:
+        raise NotReady(
+            f"the bundle's heads are {info.spec.hidden_size} wide, the base {config.hidden_size}"
+        )
+    if info.spec.layer > config.num_hidden_layers:
+        raise NotReady(
+            f"the bundle reads layer {info.spec.layer}, the base has {config.num_hidden_layers}"
+        )
+    if set(info.markers) != set(MARKERS):
+        raise NotReady(f"the bundle's markers must be {', '.join(MARKERS)}; train it again")
+
+
+@torch.no_grad()
+def install_marker_rows(model: Any, markers: Mapping[str, int], rows_MH: torch.Tensor) -> None:
+    """Write the markers' embedding rows, shape (M, H); the embedding grows where they need it."""
+    embedding = model.get_input_embeddings()
+    needed = max(markers.values()) + 1
+    if needed > embedding.weight.shape[0]:
+        model.resize_token_embeddings(needed, mean_resizing=False)
+        embedding = model.get_input_embeddings()
+    weight = embedding.weight
+    for row_H, token in zip(rows_MH, markers.values(), strict=True):
+        weight[token] = row_H.to(weight.device, weight.dtype)
+
+
+def _with_adapter(model: Any, bundle: Bundle) -> Any:
+    """Return the model with the bundle's adapter: merged, or (in 4-bit) beside the frozen weights."""
+    if bundle.adapter is None:
+        return model
+    from peft import PeftModel  # slow to import, and not every bundle has an adapter
+
+    try:
+        adapted = PeftModel.from_pretrained(model, str(bundle.adapter))
+    except (OSError, ValueError, RuntimeError, KeyError) as exc:
+        raise NotReady(f"the bundle's adapter does not fit the base: {exc}") from exc
+    if getattr(model, "is_loaded_in_4bit", False):
+        # Merging into 4-bit weights would round the adapter away.
+        beside: Any = adapted.base_model.model
+        return beside.eval()
+    merged: Any = adapted.merge_and_unload()
+    return merged.eval()
+
+
+def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    configured = model.generation_config.eos_token_id
+    stops = configured if isinstance(configured, list) else [configured]
+    specials = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=False))
+    candidates = [*stops, tokenizer.eos_token_id, specials.get("<|im_end|>")]
+    return frozenset(token for token in candidates if token is not None)
+
+
+def default_marker_rows(model: Any, tokenizer: Any) -> torch.Tensor:
+    """Return rows for markers that were never trained, shape (M, H): the line break's embedding.
+
+    A line break is what separates parts of a text for any base, so it disturbs an untuned one least.
+    """
+    newline = tokenizer("\n", add_special_tokens=False)["input_ids"]
+    row_H = model.get_input_embeddings().weight[newline[-1]].detach().float().cpu()
+    return row_H.repeat(len(MARKERS), 1)

@@ -1,0 +1,1 @@
+"""The state heads: what is read at <STATE>, and the bundle they are kept in."""

@@ -1,0 +1,232 @@
+"""Training rows: reading them, and what the rows that ship must hold."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.gate import unmet_state
+from engine.npc import NPC, NPCRegistry, load_folder
+from engine.schema import FLAGS, MAX_NAME, Delta, SessionState
+from engine.text import clean, fold, has_words, language_of
+from training.rows import DATA_DIR, Row, RowError, read_rows
+
+MARKERS = ("<SYS>", "<RAG>", "<PLAYER_STATE>", "<CTX>", "<PLAYER>", "<STATE>", "<ACT>", "<NPC>")
+LEAST_ROWS = 300
+
+
+def row(**fields: Any) -> dict[str, Any]:
+    return {
+        "npc_id": "smith",
+        "lang": "en",
+        "tags": {"quest_stage": "start", "trust": 0.1, "relationship": 0},
+        "player_utterance": "Hello.",
+        "response": "Good day.",
+        "delta": {"trust": 0.02, "relationship": 0.0},
+        **fields,
+    }
+
+
+def write(folder: Path, *lines: Any, name: str = "a.jsonl") -> Path:
+    path = folder / name
+    texts = [one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for one in lines]
+    path.write_text("\n".join(texts) + "\n", encoding="utf-8")
+    return path
+
+
+# Reading
+
+
+def test_row_with_the_least_fields_is_read(tmp_path):
+    (read,) = read_rows([write(tmp_path, row())])
+    assert (read.flag, read.context, read.exchanges, read.group) == ((), (), (), None)
+    assert read.tags.npc_mood == "neutral"
+
+
+def test_context_becomes_exchanges(tmp_path):
+    context = [
+        {"role": role, "text": text}
+        for role, text in zip(["player", "npc"] * 2, "abcd", strict=True)
+    ]
+    (read,) = read_rows([write(tmp_path, row(context=context))])
+    assert read.exchanges == (("a", "b"), ("c", "d"))
+
+
+def test_rows_come_in_order_of_file_name_and_line(tmp_path):
+    second = write(tmp_path, row(group="3"), name="b.jsonl")
+    first = write(tmp_path, row(group="1"), "", "  ", row(group="2"))
+    assert [one.group for one in read_rows([second, first])] == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("char", ["\u2028", "\u2029", "\x85"])
+def test_line_separator_inside_a_text_does_not_cut_the_row(tmp_path, char):
+    (read,) = read_rows([write(tmp_path, row(player_utterance=f"a{char}b"))])
+    assert read.player_utterance == f"a{char}b"
+
+
+@pytest.mark.parametrize(
+    ("fields", "place"),
+    [
+        ({"npc_id": ""}, "npc_id"),
+        ({"lang": "fr"}, "lang"),
+        ({"tags": {"quest_stage": "start", "trust": 0.1}}, "tags.relationship"),
+        ({"tags": {"quest_stage": "s", "trust": 2, "relationship": 0}}, "tags.trust"),
+        ({"tags": {"quest_stage": "s", "trust": True, "relationship": 0}}, "tags.trust"),
+        ({"player_utterance": ""}, "player_utterance"),
+        ({"response": ""}, "response"),
+        ({"delta": {"trust": 1.1}}, "delta.trust"),
+        ({"delta": {"trsut": 0.1}}, "delta.trsut"),
+        ({"flag": ["fly"]}, "flag"),
+        ({"flag": "give_item"}, "flag"),
+        ({"flags": []}, "flags"),
+        ({"context": [{"role": "npc", "text": "a"}]}, "context"),
+        ({"context": [{"role": "player", "text": "a"}]}, "context"),
+        ({"context": [{"role": "system", "text": "a"}]}, "context.0.role"),
+        ({"player_state": {"items": "ore"}}, "player_state.items"),
+        ({"player_state": {"game_state": {"lit": []}}}, "player_state.game_state.lit"),
+    ],
+)
+def test_fault_names_file_line_and_field(tmp_path, fields, place):
+    path = write(tmp_path, row(), "", row(**fields))
+    with pytest.raises(RowError) as caught:
+        read_rows([path])
+    assert str(caught.value).startswith(f"a.jsonl:3: {place}: ")
+
+
+def test_missing_field_is_named(tmp_path):
+    lacking = {name: value for name, value in row().items() if name != "response"}
+    with pytest.raises(RowError, match=r"^a\.jsonl:1: response: is required$"):
+        read_rows([write(tmp_path, lacking)])
+
+
+@pytest.mark.parametrize("line", ["{", "[1]", "7", '{"a": ' + "9" * 5000 + "}", "[" * 100_000])
+def test_line_that_is_no_row_is_named(tmp_path, line):
+    with pytest.raises(RowError, match=r"^a\.jsonl:2: "):
+        read_rows([write(tmp_path, row(), line)])
+
+
+def test_unreadable_file_is_named(tmp_path):
+    (tmp_path / "latin.jsonl").write_bytes(b"\xe9")
+    for name in ("latin.jsonl", "missing.jsonl"):
+        with pytest.raises(RowError, match=f"^{name}: cannot be read"):
+            read_rows([tmp_path / name])
+
+
+def test_no_rows_at_all_is_an_error(tmp_path):
+    with pytest.raises(RowError, match="no rows"):
+        read_rows([write(tmp_path, "")])
+
+
+# What ships
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[Row]:
+    return read_rows()
+
+
+@pytest.fixture(scope="module")
+def npcs() -> NPCRegistry:
+    return load_folder(DATA_DIR.parent.parent / "npc_configs")
+
+
+def where(one: Row) -> str:
+    return f"{one.npc_id} {one.tags.quest_stage}: {one.player_utterance[:60]}"
+
+
+def lacking(npc: NPC, flag: str, one: Row) -> list[str]:
+    """Return what the gate would miss in the row's state, but for what must be said."""
+    rule = npc.stage(one.tags.quest_stage).flags.get(flag)
+    if rule is None:
+        return ["a rule"]
+    state = SessionState(
+        **one.tags.model_dump(exclude={"trust", "relationship", "location"}),
+        location=one.tags.location or npc.defaults.location,
+        style=npc.persona.style[:MAX_NAME],
+        standing=Delta(trust=one.tags.trust, relationship=one.tags.relationship),
+        items=one.player_state.items,
+        actions=one.player_state.actions,
+        game_state=one.player_state.game_state,
+    )
+    return unmet_state(rule.when, state)
+
+
+def test_there_are_enough_rows_in_both_languages(rows):
+    assert len(rows) >= LEAST_ROWS
+    languages = Counter(one.lang for one in rows)
+    assert set(languages) == {"en", "ko"}
+    assert min(languages.values()) >= LEAST_ROWS // 10
+
+
+def test_every_npc_has_rows_and_every_row_an_npc_and_a_stage(rows, npcs):
+    assert {one.npc_id for one in rows} == set(npcs.by_id)
+    astray = [
+        where(one)
+        for one in rows
+        if one.tags.quest_stage not in npcs.get(one.npc_id, one.lang).quest_stages
+    ]
+    assert astray == []
+
+
+def test_every_flag_has_positives_and_most_rows_of_it_are_negative(rows):
+    positives = Counter(flag for one in rows for flag in one.flag)
+    assert set(positives) == set(FLAGS)
+    assert min(positives.values()) >= 5
+    assert max(positives.values()) < len(rows) / 2
+
+
+def test_no_row_lists_a_flag_twice(rows):
+    assert [where(one) for one in rows if len(set(one.flag)) < len(one.flag)] == []
+
+
+def test_every_listed_flag_is_granted_by_its_npc_in_that_state(rows, npcs):
+    faults = [
+        f"{where(one)}: {flag}: {fault}"
+        for one in rows
+        for flag in one.flag
+        for fault in lacking(npcs.get(one.npc_id, one.lang), flag, one)
+    ]
+    assert faults == []
+
+
+def test_some_rows_have_everything_but_fire_nothing(rows, npcs):
+    """Rows where only the words decide: without them a head could learn the gate alone."""
+    silent = []
+    for one in rows:
+        npc = npcs.get(one.npc_id, one.lang)
+        flags = npc.stage(one.tags.quest_stage).flags
+        if not one.flag and any(not lacking(npc, flag, one) for flag in flags):
+            silent.append(one)
+    assert silent
+
+
+def test_no_row_stands_twice(rows):
+    keys = Counter(one.model_dump_json(exclude={"group", "response", "delta"}) for one in rows)
+    assert [key for key, count in keys.items() if count > 1] == []
+
+
+def test_lines_hold_no_prompt_marker_and_are_clean(rows):
+    for one in rows:
+        assert not [marker for marker in MARKERS if fold(marker) in fold(one.response)], where(one)
+        assert one.response == clean(one.response), where(one)
+        assert has_words(one.response), where(one)
+
+
+def test_typed_marker_wins_no_flag(rows):
+    for one in rows:
+        if any(fold(marker) in fold(one.player_utterance) for marker in MARKERS):
+            assert one.flag == (), where(one)
+
+
+def test_lines_are_in_the_language_of_their_row(rows):
+    assert [where(one) for one in rows if language_of(one.response) != one.lang] == []
+
+
+def test_deltas_go_both_ways(rows):
+    for name in ("trust", "relationship"):
+        changes = [getattr(one.delta, name) for one in rows]
+        assert min(changes) < 0 < max(changes)
