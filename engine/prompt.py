@@ -26,6 +26,9 @@ SYS, RAG, PLAYER_STATE, CTX = "<SYS>", "<RAG>", "<PLAYER_STATE>", "<CTX>"
 PLAYER, STATE, ACT, NPC_LINE = "<PLAYER>", "<STATE>", "<ACT>", "<NPC>"
 MARKERS: tuple[str, ...] = (SYS, RAG, PLAYER_STATE, CTX, PLAYER, STATE, ACT, NPC_LINE)
 
+# Lore is part of the constant prefix: the first facts of the file, whatever is said.
+LORE_FACTS = 4
+
 # Control tokens of code corpora: in the vocabulary of some small bases, and never in dialogue.
 _SPARE_TOKENS = (
     "<repo_name>",

