@@ -87,7 +87,7 @@ def _flag_detail(flag: str, reading: Reading, rules: Rules) -> FlagDetail:
     reached = probability >= threshold
     reason = verdict.reason if not verdict.permitted else None
     if verdict.permitted and not reached:
-        reason = f"the model reads {probability:.2f}, below the threshold {threshold:.2f}"
+        reason = f"the model reads {probability:g}, below the threshold {threshold:g}"
     return FlagDetail(
         probability=probability,
         threshold=threshold,

@@ -89,19 +89,18 @@ class TextStream:
         """Add a token; return all text so far, or None while a character is still incomplete."""
         self._ids.append(token)
         text: str = self._tokenizer.decode(self._ids, skip_special_tokens=True)
-        return None if text.endswith("\ufffd") else text
-
-    def text(self) -> str:
-        """Return all text, without a trailing incomplete character."""
-        text: str = self._tokenizer.decode(self._ids, skip_special_tokens=True)
-        return text.rstrip("\ufffd")
+        # Bytes that a later token did not complete stay broken, so nobody needs to see them.
+        return None if text.endswith("\ufffd") else text.replace("\ufffd", "")
 
 
 def tidy(text: str, speaker: str) -> str:
     """Return a line as it should be shown: one paragraph, no speaker's name, no quotes around it."""
     text = text.lstrip().split("\n", 1)[0]
-    text = re.sub(rf"^(?:{re.escape(speaker)}|NPC)\s*:\s*", "", text, flags=re.IGNORECASE)
+    names = "|".join(re.escape(name) for name in (speaker, "NPC") if name)
+    text = re.sub(rf"^(?:{names})\s*:\s*", "", text, flags=re.IGNORECASE)
     for opener, closer in _QUOTES:
+        if opener == closer == "'" and not text[1:].endswith("'"):
+            continue  # an apostrophe, as in 'Tis
         if text.startswith(opener) and closer not in text[1:-1]:
             text = text[1:].removesuffix(closer)
             break

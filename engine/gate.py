@@ -34,7 +34,7 @@ def find_forbidden(npc: NPC, utterance: str, encoder: TextEncoder) -> tuple[Forb
             return trigger, f"{trigger.name}: the word {keyword!r}"
     for trigger in npc.forbidden:
         score = _nearest(utterance, trigger.sentences, encoder)
-        if score >= trigger.similarity:
+        if trigger.sentences and score >= trigger.similarity:
             return trigger, f"{trigger.name}: close in meaning ({score:.2f})"
     return None
 
@@ -67,7 +67,7 @@ def unmet_state(when: Conditions, state: SessionState) -> list[str]:
     for name in ("trust", "relationship"):
         bound, standing = getattr(when, f"min_{name}"), getattr(state.standing, name)
         if bound is not None and standing < bound:
-            missing.append(f"needs {name} ≥ {bound:.2f} (is {standing:.2f})")
+            missing.append(f"needs {name} ≥ {bound:g} (is {standing:g})")
     return missing
 
 
@@ -104,7 +104,7 @@ def _unmet_said(said: Said, utterance: str, encoder: TextEncoder) -> list[str]:
     if said.meanings and score >= said.similarity:
         return []
     topic = (said.keywords or said.meanings)[0]
-    detail = f"; nearest meaning {score:.2f} of {said.similarity:.2f}" if said.meanings else ""
+    detail = f"; nearest meaning {score:g} of {said.similarity:g}" if said.meanings else ""
     return [f"the talk has not come to it ({topic!r}{detail})"]
 
 
@@ -112,7 +112,8 @@ def _nearest(utterance: str, sentences: Sequence[str], encoder: TextEncoder) -> 
     if not sentences:
         return 0.0
     vectors = encoder.encode([utterance, *sentences])
-    return float((vectors[1:] @ vectors[0]).max())
+    # Rounded, so that the very sentence reaches a similarity of 1 whatever float32 makes of it.
+    return round(float((vectors[1:] @ vectors[0]).max()), 3)
 
 
 def overrides(npc: NPC, stage: str) -> Mapping[str, float]:

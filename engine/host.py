@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -137,13 +137,22 @@ def run_job(model: LanguageModel, job: Job) -> Iterator[Event]:
         actions = [job.plan.actions[flag] for flag in decision.fired if flag in job.plan.actions]
         speaker = job.plan.speaker
         suffix = model.encoder.encode_act(act_text(speaker, actions, decision.delta.trust))
-    raw = line = ""
-    for raw in model.generate(prefill, suffix or model.encoder.encode_act(""), job.sampling):
-        grown = tidy(raw, speaker)
+    texts = model.generate(prefill, suffix or model.encoder.encode_act(""), job.sampling)
+    line = yield from _grow(texts, speaker)
+    yield LineDone(line, _ms_since(started))
+
+
+def _grow(texts: Generator[str, None, bool], speaker: str) -> Generator[Event, None, str]:
+    """Yield the line as it grows; return all of it, cut to whole sentences if tokens ran out."""
+    line = ""
+    while True:
+        try:
+            grown = tidy(next(texts), speaker)
+        except StopIteration as end:
+            return line if end.value else whole_sentences(line)
         if grown != line:
             line = grown
             yield LineSoFar(line)
-    yield LineDone(whole_sentences(line), _ms_since(started))
 
 
 def _ms_since(started: float) -> float:

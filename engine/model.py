@@ -8,18 +8,21 @@ sessions or what a flag means.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, DynamicCache
 
 from engine.decision import Reading
 from engine.decode import Sampler, Sampling, TextStream, stops_line
 from engine.errors import ModelError, NotReady
-from engine.prompt import MARKERS, PromptEncoder
+from engine.prompt import MARKERS, PromptEncoder, control_ids
 from heads.bundle import Bundle
 from heads.pooling import pool_state
 from heads.spec import DELTA_NAMES, FINAL_NORM
@@ -156,7 +159,7 @@ class LanguageModel:
             max_text_tokens=max_text_tokens,
         )
         self._stop_ids = _stop_ids(model, tokenizer)
-        specials = set(tokenizer.all_special_ids) | set(bundle.info.markers.values())
+        specials = control_ids(tokenizer) | set(bundle.info.markers.values())
         self._suppressed = sorted(specials - self._stop_ids)
 
     @property
@@ -188,8 +191,9 @@ class LanguageModel:
             ModelError: a value is not finite.
         """
         info, outputs = self.bundle.info, self._heads(hidden_1H)
-        if not bool(torch.isfinite(hidden_1H).all()):
-            raise ModelError("the model's hidden state is not finite; try QUANTIZE=none")
+        read = (hidden_1H, outputs.delta_B2, outputs.flag_logits_BN, outputs.threshold_BN)
+        if not all(bool(torch.isfinite(values).all()) for values in read):
+            raise ModelError("the model's state is not finite; try QUANTIZE=none")
         deltas = dict(zip(DELTA_NAMES, outputs.delta_B2[0].tolist(), strict=True))
         logits = dict(zip(info.spec.flags, outputs.flag_logits_BN[0].tolist(), strict=True))
         thresholds: Mapping[str, float] = info.thresholds
@@ -206,10 +210,13 @@ class LanguageModel:
     @torch.inference_mode()
     def generate(
         self, prefill: Prefill, suffix: Sequence[int], sampling: Sampling
-    ) -> Iterator[str]:
+    ) -> Generator[str, None, bool]:
         """Go on from a prefilled prompt: feed `suffix`, then decode; yield the growing raw text.
 
         The cache is used up: a `Prefill` serves one line.
+
+        Returns:
+            Whether the line came to its end; False where it ran out of tokens.
 
         Raises:
             ModelError: the forward pass or the choice of a token failed.
@@ -226,14 +233,15 @@ class LanguageModel:
             except (RuntimeError, ValueError, IndexError) as exc:
                 raise ModelError(f"the model failed while it wrote the line: {exc}") from exc
             if token in self._stop_ids:
-                break
+                return True
             generated.append(token)
             pending = [token]
             text = stream.push(token)
             if text is not None:
                 yield text
                 if stops_line(text):
-                    break
+                    return True
+        return False
 
     def _next_logits(self, ids: Sequence[int], cache: Any) -> torch.Tensor:
         """Feed `ids` and return the logits after the last of them, shape (V,)."""
@@ -266,22 +274,30 @@ class LanguageModel:
 def check_fits(bundle: Bundle, model: Any, *, base_id: str, base_fingerprint: str) -> None:
     """Raise `NotReady` unless `bundle` was made for exactly this base."""
     info, config = bundle.info, model.config
+    remedy = f"train one with: python -m training fit --base {base_id}, and set BUNDLE to it"
     if info.base_fingerprint != base_fingerprint:
         raise NotReady(
             f"the bundle {info.name!r} was made for another base ({info.base_id}, not {base_id} "
-            "as it is here); train one with: python -m training fit --base "
-            f"{base_id}, and set BUNDLE to it"
+            f"as it is here); {remedy}"
         )
     if info.spec.hidden_size != config.hidden_size:
         raise NotReady(
-            f"the bundle's heads are {info.spec.hidden_size} wide, the base {config.hidden_size}"
+            f"the bundle's heads are {info.spec.hidden_size} wide, the base {config.hidden_size}; "
+            f"{remedy}"
         )
     if info.spec.layer > config.num_hidden_layers:
         raise NotReady(
-            f"the bundle reads layer {info.spec.layer}, the base has {config.num_hidden_layers}"
+            f"the bundle reads layer {info.spec.layer}, the base has {config.num_hidden_layers}; "
+            f"{remedy}"
         )
     if set(info.markers) != set(MARKERS):
-        raise NotReady(f"the bundle's markers must be {', '.join(MARKERS)}; train it again")
+        raise NotReady(f"the bundle's markers must be {', '.join(MARKERS)}; {remedy}")
+    room = model.get_input_embeddings().weight.shape[0] + len(MARKERS)
+    if max(info.markers.values()) >= room:
+        raise NotReady(
+            f"the bundle's markers lie beyond id {room - 1}, the last that this base can grow to; "
+            f"{remedy}"
+        )
 
 
 @torch.no_grad()
@@ -301,12 +317,23 @@ def _with_adapter(model: Any, bundle: Bundle) -> Any:
     """Return the model with the bundle's adapter: merged, or (in 4-bit) beside the frozen weights."""
     if bundle.adapter is None:
         return model
-    from peft import PeftModel  # slow to import, and not every bundle has an adapter
+    from peft import PeftModel, get_peft_model_state_dict  # slow, and not every bundle needs it
 
     try:
-        adapted = PeftModel.from_pretrained(model, str(bundle.adapter))
-    except (OSError, ValueError, RuntimeError, KeyError) as exc:
+        held = load_file(bundle.adapter / "adapter_model.safetensors")
+        with warnings.catch_warnings():
+            # To PEFT a missing tensor is worth a warning; here it is an error, below.
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")
+            adapted = PeftModel.from_pretrained(model, str(bundle.adapter))
+        wanted = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    except (OSError, ValueError, TypeError, RuntimeError, KeyError, SafetensorError) as exc:
         raise NotReady(f"the bundle's adapter does not fit the base: {exc}") from exc
+    astray = {name for name in set(held) ^ set(wanted) if "lora_" in name}
+    if astray:
+        raise NotReady(
+            f"the bundle's adapter does not fit the base: {len(astray)} of its tensors are missing "
+            f"or have no place, {min(astray)!r} among them; publish the bundle again, whole"
+        )
     if getattr(model, "is_loaded_in_4bit", False):
         # Merging into 4-bit weights would round the adapter away.
         beside: Any = adapted.base_model.model

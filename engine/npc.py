@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from engine.errors import NPCFileError, UnknownNPC
 from engine.schema import (
@@ -32,6 +32,8 @@ from engine.schema import (
     Unit,
     Value,
     first_complaint,
+    number,
+    whole_number,
 )
 
 logger = logging.getLogger(__name__)
@@ -70,7 +72,7 @@ class Said(Value):
 
     keywords: Lines = ()
     meanings: Lines = ()
-    similarity: Probability = 0.55
+    similarity: Probability = 0.4
 
     @model_validator(mode="after")
     def _not_empty(self) -> Said:
@@ -113,9 +115,9 @@ class FlagRule(Value):
 class Range(Value):
     """How far one standing may move: in one turn, and within one stage in all."""
 
-    min: Annotated[float, Field(ge=-2.0, le=0.0)] = -0.5
-    max: Annotated[float, Field(ge=0.0, le=2.0)] = 0.5
-    per_turn_cap: Annotated[float, Field(ge=0.0, le=1.0)] = 0.15
+    min: Annotated[float, BeforeValidator(number), Field(ge=-2.0, le=0.0)] = -0.5
+    max: Annotated[float, BeforeValidator(number), Field(ge=0.0, le=2.0)] = 0.5
+    per_turn_cap: Annotated[float, BeforeValidator(number), Field(ge=0.0, le=1.0)] = 0.15
 
 
 class DeltaPolicy(Value):
@@ -187,7 +189,7 @@ class Forbidden(Value):
 class NPC(Value):
     """One NPC in one language, as its file says it."""
 
-    schema_version: Annotated[int, Field(ge=1, le=1)] = 1
+    schema_version: Annotated[int, BeforeValidator(whole_number), Field(ge=1, le=1)] = 1
     id: NPCId
     language: Language = "en"
     persona: Persona
@@ -372,7 +374,7 @@ def _main_first(name: str) -> tuple[int, str]:
 
 
 def _check_agrees(main: NPC, other: NPC, name: str) -> None:
-    """Raise unless `other` has the stages, flags, conditions and values of `main`."""
+    """Raise unless `other` has the stages, flags, conditions, values and `once` of `main`."""
     if main.quest_stages != other.quest_stages:
         raise NPCFileError(
             f"{name}: stages: must be {', '.join(main.quest_stages)}, as in the main language",
@@ -395,11 +397,12 @@ def _check_agrees(main: NPC, other: NPC, name: str) -> None:
                     raise NPCFileError(
                         f"{name}: {where}: must be as in the main language", path=name, field=where
                     )
-            if rule.value != theirs[flag].value:
-                where = f"{place}.{flag}.value"
-                raise NPCFileError(
-                    f"{name}: {where}: must be as in the main language", path=name, field=where
-                )
+            for part in ("value", "once"):
+                if getattr(rule, part) != getattr(theirs[flag], part):
+                    where = f"{place}.{flag}.{part}"
+                    raise NPCFileError(
+                        f"{name}: {where}: must be as in the main language", path=name, field=where
+                    )
 
 
 def load_folder(folder: Path) -> NPCRegistry:

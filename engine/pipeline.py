@@ -145,7 +145,7 @@ class DialogueEngine:
         Args:
             prompt: "<SYS>…<STATE>", or on to "<NPC>".
             npc_id: whose name the line is cleaned of.
-            persona_tags: extra tags, added to <CTX> where the prompt has none of that name.
+            persona_tags: extra tags, put at the head of <CTX>.
             params: sampling.
 
         Raises:
@@ -226,6 +226,9 @@ class DialogueEngine:
             fired=outcome.fired,
             history_turns=self._history_turns,
         )
+        if outcome.path == "degraded":
+            # Nothing was decided, so saying it once more must not count as a repetition.
+            after = after.model_copy(update={"said": frame.state.said})
         self.sessions.commit(
             player_id=request.player_id,
             npc_id=request.npc_id,

@@ -198,8 +198,9 @@ class PromptEncoder:
         self._markers = dict(markers)
         self._max_tokens = max_tokens
         self._max_text_tokens = max_text_tokens
-        self._never_text = frozenset(markers.values()) | frozenset(tokenizer.all_special_ids)
+        self._never_text = frozenset(markers.values()) | control_ids(tokenizer)
         self._frame = _chat_frame(tokenizer)
+        self._newline: list[int] = tokenizer("\n", add_special_tokens=False)["input_ids"]
         self._prefixes: dict[tuple[str, tuple[str, ...], str], tuple[int, ...]] = {}
 
     @property
@@ -216,9 +217,9 @@ class PromptEncoder:
         """Encode plain text; can hold neither a marker's id nor any special token's."""
         if not text:
             return []
-        encoded = self._tokenizer(
-            clean(text[:_LONGEST_SEGMENT]), add_special_tokens=False, split_special_tokens=True
-        )
+        # Cut twice: cleaning can turn one ligature into eighteen letters.
+        cut = clean(text[:_LONGEST_SEGMENT])[:_LONGEST_SEGMENT]
+        encoded = self._tokenizer(cut, add_special_tokens=False, split_special_tokens=True)
         return [token for token in encoded["input_ids"] if token not in self._never_text]
 
     def encode(self, parts: PromptParts) -> EncodedPrompt:
@@ -277,6 +278,11 @@ class PromptEncoder:
         after: list[int] = []
         passed_state = False
         for marker, text in segments:
+            if len(text) > _LONGEST_SEGMENT:
+                raise PromptError(
+                    f"what follows {marker} is longer than {_LONGEST_SEGMENT} characters; shorten it",
+                    field="prompt",
+                )
             target = after if passed_state else before
             target.extend([*self._before(marker), self._markers[marker]])
             passed_state = passed_state or marker == STATE
@@ -301,17 +307,20 @@ class PromptEncoder:
     def _prefix(self, sys: str, lore: tuple[str, ...], scene: str) -> tuple[int, ...]:
         """Encode the constant part; kept, since it is the same for every turn of an NPC's stage."""
         key = (sys, lore, scene)
-        if key not in self._prefixes:
-            if len(self._prefixes) >= 256:
-                self._prefixes.pop(next(iter(self._prefixes)), None)
-            self._prefixes[key] = (
+        prefix = self._prefixes.get(key)
+        if prefix is None:
+            prefix = (
                 *self._turn("system"),
                 self._markers[SYS],
                 *self.text_ids(sys),
                 self._markers[RAG],
                 *self.text_ids(_rag_text(lore, scene)),
             )
-        return self._prefixes[key]
+            # Turns encode side by side, so nothing here may count on a key that stood a line ago.
+            for oldest in list(self._prefixes)[:-255]:
+                self._prefixes.pop(oldest, None)
+            self._prefixes[key] = prefix
+        return prefix
 
     def _middle(self, parts: PromptParts) -> list[int]:
         return [
@@ -346,7 +355,9 @@ class PromptEncoder:
 
     def _said(self, role: str, text: str) -> list[int]:
         if not self._frame.opener:
-            return self.text_ids(f"{'Player' if role == 'user' else 'NPC'}: {text} ")
+            # The line break is encoded apart: `text_ids` would clean it away.
+            speaker = "Player" if role == "user" else "NPC"
+            return [*self._newline, *self.text_ids(f"{speaker}: {text}")]
         return [*self._turn(role), *self.text_ids(text), *self._frame.closer]
 
     def _turn(self, role: str) -> list[int]:
@@ -355,6 +366,20 @@ class PromptEncoder:
             return []
         heading = self._tokenizer(f"{role}\n", add_special_tokens=False)["input_ids"]
         return [*self._frame.opener, *heading]
+
+
+def control_ids(tokenizer: Any) -> frozenset[int]:
+    """Return the ids that neither text may become nor a line may hold: all special tokens.
+
+    Some tokenizers do not call their control tokens special (Qwen2.5: <tool_call>), so that splitting
+    special tokens leaves them whole; their angle brackets tell.
+    """
+    added = tokenizer.added_tokens_decoder.items()
+    return frozenset(tokenizer.all_special_ids) | frozenset(
+        token
+        for token, added_token in added
+        if added_token.special or re.fullmatch(r"<\S+>", added_token.content)
+    )
 
 
 def _chat_frame(tokenizer: Any) -> _ChatFrame:

@@ -45,16 +45,21 @@ Path = Literal["main", "forbidden", "invalid", "degraded"]
 LineSource = Literal["generated", "authored"]
 
 
-def _no_bool(value: Any) -> Any:
-    """Refuse true and false where a number is meant: JSON keeps them apart, Python does not."""
+def number(value: Any) -> Any:
+    """Refuse what JSON keeps apart from a number but Python or pydantic would take for one.
+
+    True would count as 1.0, and "0.5" would pass here and fail in a game that reads it back.
+    """
     if isinstance(value, bool):
         raise ValueError("must be a number, not true or false")
+    if isinstance(value, (str, bytes, bytearray)):
+        raise ValueError("must be a number, not text")
     return value
 
 
-def _whole(value: Any) -> Any:
+def whole_number(value: Any) -> Any:
     """Take 7.0 for 7: JavaScript and some engines send every number as a float."""
-    _no_bool(value)
+    number(value)
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -74,8 +79,8 @@ def _without_surrogates(value: Any) -> Any:
 
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
 Names = Annotated[tuple[Name, ...], Field(max_length=MAX_NAMES)]
-Unit = Annotated[float, BeforeValidator(_no_bool), Field(ge=-1.0, le=1.0, allow_inf_nan=False)]
-Probability = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
+Unit = Annotated[float, BeforeValidator(number), Field(ge=-1.0, le=1.0, allow_inf_nan=False)]
+Probability = Annotated[float, BeforeValidator(number), Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 Scalar = Annotated[StrictBool | int | float | str, BeforeValidator(_scalar)]
 Spoken = Annotated[str, BeforeValidator(_without_surrogates)]
 GameState = Annotated[dict[Name, Scalar], Field(max_length=MAX_NAMES)]
@@ -120,11 +125,11 @@ class Context(Value):
 class GenParams(Value):
     """How the line is sampled. `temperature` 0 is greedy; `max_new_tokens` counts tokens."""
 
-    temperature: Annotated[float, BeforeValidator(_no_bool), Field(ge=0.0, le=2.0)] = 0.7
-    top_p: Annotated[float, BeforeValidator(_no_bool), Field(gt=0.0, le=1.0)] = 0.9
-    max_new_tokens: Annotated[int, BeforeValidator(_whole), Field(ge=1, le=256)] = 60
-    repetition_penalty: Annotated[float, BeforeValidator(_no_bool), Field(ge=1.0, le=2.0)] = 1.15
-    seed: Annotated[int, BeforeValidator(_whole), Field(ge=0, lt=2**31)] | None = None
+    temperature: Annotated[float, BeforeValidator(number), Field(ge=0.0, le=2.0)] = 0.7
+    top_p: Annotated[float, BeforeValidator(number), Field(gt=0.0, le=1.0)] = 0.9
+    max_new_tokens: Annotated[int, BeforeValidator(whole_number), Field(ge=1, le=256)] = 60
+    repetition_penalty: Annotated[float, BeforeValidator(number), Field(ge=1.0, le=2.0)] = 1.15
+    seed: Annotated[int, BeforeValidator(whole_number), Field(ge=0, lt=2**31)] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -144,9 +149,9 @@ class TurnRequest(Value):
     context: Context = Context()
     gen_params: GenParams = GenParams()
     turn_id: Annotated[str, Field(min_length=1, max_length=128)] | None = None
-    expected_version: Annotated[int, BeforeValidator(_whole), Field(ge=0, lt=_INT_LIMIT)] | None = (
-        None
-    )
+    expected_version: (
+        Annotated[int, BeforeValidator(whole_number), Field(ge=0, lt=_INT_LIMIT)] | None
+    ) = None
 
 
 class Delta(Value):

@@ -132,6 +132,9 @@ class EngineService:
         self._tell(1.0, "ready")
 
     def _open_knowledge(self, embedder: Embedder) -> None:
+        if self._knowledge is not None:  # of a start that failed later on; one store a folder
+            self._knowledge.close()
+        self._knowledge = None
         try:
             self._knowledge = Knowledge(self.settings.data_dir / "chroma", embedder)
             report = self._knowledge.sync(self._registry)
@@ -178,7 +181,11 @@ class EngineService:
         with self._reloading:
             if self._engine is None:
                 load_folder(self.settings.npc_dir)
-                self._load()
+                try:
+                    self._load()
+                except EngineError as exc:
+                    self._reason = exc  # what keeps it from starting now, not what did before
+                    raise
                 self._reason = None
                 return self._reloaded(bundle=True)
             registry = load_folder(self.settings.npc_dir)

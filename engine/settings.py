@@ -6,13 +6,16 @@ Knows nothing of what the settings are for: no file is opened and no model loade
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from engine.errors import InvalidRequest
 from engine.schema import first_complaint
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -52,9 +55,14 @@ class Settings(BaseSettings):
         return path.expanduser().resolve()
 
     @property
-    def session_url(self) -> str:
+    def session_url(self) -> str | URL:
         """The SQLAlchemy URL of the session store."""
-        return self.database_url or f"sqlite:///{self.data_dir / 'sessions.sqlite3'}"
+        if self.database_url:
+            return self.database_url
+        from sqlalchemy import URL  # slow to import, and reading the settings should not be
+
+        # Built from its parts: in a string, a "?" or "%" in DATA_DIR would be read as syntax.
+        return URL.create("sqlite", database=str(self.data_dir / "sessions.sqlite3"))
 
 
 def load_settings() -> Settings:

@@ -10,7 +10,16 @@ from collections.abc import Iterable
 from engine.decision import moved
 from engine.errors import InvalidRequest
 from engine.npc import NPC
-from engine.schema import MAX_HISTORY, MAX_LINE, Context, Delta, HistoryTurn, SessionState, round3
+from engine.schema import (
+    MAX_HISTORY,
+    MAX_LINE,
+    MAX_NAME,
+    Context,
+    Delta,
+    HistoryTurn,
+    SessionState,
+    round3,
+)
 from engine.text import fold
 
 _SAID_REMEMBERED = 20
@@ -24,7 +33,7 @@ def initial_state(npc: NPC) -> SessionState:
         location=defaults.location,
         npc_mood=defaults.npc_mood,
         player_reputation=defaults.player_reputation,
-        style=npc.persona.style[:64],
+        style=npc.persona.style[:MAX_NAME] or "neutral",
         standing=Delta(trust=defaults.trust, relationship=defaults.relationship),
     )
 

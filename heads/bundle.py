@@ -35,6 +35,7 @@ MARKER_ROWS = "marker_rows.safetensors"
 ADAPTER = "adapter"
 CARD = "README.md"
 _ADAPTER_WEIGHTS = "adapter_model.safetensors"
+_ADAPTER_CONFIG = "adapter_config.json"
 _FINAL_NORM_NAME = "final_norm"
 
 
@@ -128,7 +129,12 @@ def _swap(fresh: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.replace(old)
-    fresh.replace(folder)
+    try:
+        fresh.replace(folder)
+    except OSError:
+        if old.exists():
+            old.replace(folder)
+        raise
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -147,18 +153,31 @@ def load_bundle(folder: Path) -> Bundle:
     if set(rows) != {"rows"}:
         raise BundleError(f"{MARKER_ROWS} must hold one tensor called 'rows', found {sorted(rows)}")
     adapter = folder / ADAPTER
-    if adapter.exists() and not (adapter / _ADAPTER_WEIGHTS).is_file():
-        raise BundleError(f"{ADAPTER}/ lacks {_ADAPTER_WEIGHTS}; publish the bundle again, whole")
+    if adapter.exists():
+        _check_adapter(adapter)
     card = folder / CARD
     bundle = Bundle(
         info=info,
         heads=heads.eval(),
         marker_rows_MH=rows["rows"].float(),
         adapter=adapter if adapter.exists() else None,
-        card=card.read_text(encoding="utf-8") if card.is_file() else "",
+        card=card.read_text(encoding="utf-8", errors="replace") if card.is_file() else "",
     )
     check_bundle(bundle)
     return bundle
+
+
+def _check_adapter(adapter: Path) -> None:
+    for name in (_ADAPTER_WEIGHTS, _ADAPTER_CONFIG):
+        if not (adapter / name).is_file():
+            raise BundleError(f"{ADAPTER}/ lacks {name}; publish the bundle again, whole")
+    _check_finite(_read_tensors(adapter / _ADAPTER_WEIGHTS))
+
+
+def _check_finite(tensors: Mapping[str, torch.Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise BundleError(f"{name} holds NaN or infinity; the training run went wrong")
 
 
 def check_bundle(bundle: Bundle) -> None:
@@ -175,15 +194,14 @@ def check_bundle(bundle: Bundle) -> None:
         raise BundleError("threshold_source must be 'constant' or 'head'")
     if len(set(info.markers.values())) != len(info.markers):
         raise BundleError("markers: two markers share one token id")
+    if any(token < 0 for token in info.markers.values()):
+        raise BundleError("markers: a token id is negative")
     expected = (len(info.markers), info.spec.hidden_size)
     if tuple(bundle.marker_rows_MH.shape) != expected:
         raise BundleError(
             f"{MARKER_ROWS} has shape {tuple(bundle.marker_rows_MH.shape)}, expected {expected}"
         )
-    tensors = {**bundle.heads.state_dict(), "marker rows": bundle.marker_rows_MH}
-    for name, tensor in tensors.items():
-        if not bool(torch.isfinite(tensor).all()):
-            raise BundleError(f"{name} holds NaN or infinity; the training run went wrong")
+    _check_finite({**bundle.heads.state_dict(), "marker rows": bundle.marker_rows_MH})
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
@@ -191,7 +209,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as exc:
         raise BundleError(f"{path.name} is missing or unreadable in {path.parent}") from exc
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise BundleError(f"{path.name} is not valid JSON: {exc}") from exc
     if not isinstance(data, dict) or data.get("schema_version") != SCHEMA_VERSION:
         raise BundleError(
@@ -259,11 +277,14 @@ def _from_json(data: Mapping[str, Any]) -> BundleInfo:
             base_fingerprint=str(data["base"]["fingerprint"]),
             languages=tuple(data["languages"]),
             markers={str(name): int(token) for name, token in data["markers"].items()},
-            calibration={flag: Platt(**platt) for flag, platt in data["calibration"].items()},
+            calibration={
+                flag: Platt(scale=float(platt["scale"]), shift=float(platt["shift"]))
+                for flag, platt in data["calibration"].items()
+            },
             threshold_source=str(data["threshold_source"]),
             thresholds={flag: float(value) for flag, value in data["thresholds"].items()},
             metrics=data["metrics"],
             training=data["training"],
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as exc:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as exc:
         raise BundleError(f"{MANIFEST} lacks or garbles a field: {exc!r}") from exc

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 from chromadb.api.types import DefaultEmbeddingFunction
+from chromadb.errors import InternalError
 from chromadb.utils.embedding_functions import ONNXMiniLM_L6_V2
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -304,10 +305,22 @@ def test_distance_is_never_below_zero(store: KnowledgeStore) -> None:
     assert all(store.nearest(each.text, 1)[0].distance >= 0.0 for each in LORE)
 
 
-def test_filtered_search_finds_the_few_among_many(store: KnowledgeStore) -> None:
+def test_perfect_match_among_many_documents_alike_is_found(store: KnowledgeStore) -> None:
     store.sync([doc(f"word{number} common", npc_id=f"npc{number % 300}") for number in range(600)])
     hits = store.nearest("word7 common", 5, npc_id="npc7")
     assert [hit.document.text for hit in hits] == ["word7 common", "word307 common"]
+    assert hits[0].distance == 0.0
+
+
+def test_equally_near_documents_come_in_the_order_of_the_sync(store: KnowledgeStore) -> None:
+    documents = [doc("same words", quest_stage=stage) for stage in ("b", "a", "c")]
+    store.sync(documents)
+    assert [hit.document for hit in store.nearest("same", 2)] == documents[:2]
+
+
+def test_text_that_says_nothing_is_equally_far_from_all(store: KnowledgeStore) -> None:
+    store.sync(LORE)
+    assert {hit.distance for hit in store.nearest("", 9)} == {1.0}
 
 
 HOSTILE = [
@@ -416,11 +429,12 @@ def test_failing_embedder_is_a_knowledge_error(
     def fail(texts: Sequence[str]) -> np.ndarray:
         raise MemoryError("too much")
 
+    store.sync(LORE)
     monkeypatch.setattr(store, "_embed", fail)
     with pytest.raises(KnowledgeError, match="embedder failed: too much"):
         store.nearest("fact", 1)
     with pytest.raises(KnowledgeError, match="embedder failed"):
-        store.sync(LORE)
+        store.sync([doc("new")])
 
 
 @pytest.mark.parametrize(
@@ -435,6 +449,7 @@ def test_failing_embedder_is_a_knowledge_error(
 def test_unusable_vectors_are_refused(
     store: KnowledgeStore, monkeypatch: pytest.MonkeyPatch, vectors: np.ndarray, complaint: str
 ) -> None:
+    store.sync(LORE)
     monkeypatch.setattr(store, "_embed", lambda texts: vectors)
     with pytest.raises(KnowledgeError, match=complaint):
         store.nearest("fact", 1)
@@ -550,6 +565,19 @@ def test_replaced_index_is_an_error_for_the_store_that_had_the_old_one(
     assert new.count() == 0
     with pytest.raises(KnowledgeCorrupt, match="deleted or replaced"):
         old.get("silvia")
+
+
+def test_second_store_on_a_folder_never_leaves_new_documents_out_in_silence(
+    opened: Callable[..., KnowledgeStore],
+) -> None:
+    first = opened()
+    first.sync(LORE[:2])
+    second = opened()
+    first.sync(LORE)
+    assert len(second.get("silvia")) == 5
+    with pytest.raises(KnowledgeCorrupt):
+        second.nearest("fact", 9)
+    assert len(opened().nearest("fact", 9)) == 5
 
 
 def test_closing_one_of_two_stores_on_a_folder_leaves_the_other_open(
@@ -677,36 +705,54 @@ def test_path_that_is_a_file_is_unavailable(
     assert folder.read_text() == "a file"
 
 
-def test_read_only_index_is_unavailable_and_kept(
-    folder: Path, opened: Callable[..., KnowledgeStore], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "complaint",
+    [
+        "(code: 8) attempt to write a readonly database",
+        "(code: 13) database or disk is full",
+        "(code: 14) unable to open database file",
+        "(code: 5) database is locked",
+    ],
+)
+def test_index_that_cannot_be_used_now_is_not_taken_for_damaged(
+    complaint: str,
+    folder: Path,
+    opened: Callable[..., KnowledgeStore],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first = opened()
     first.sync(LORE)
     first.close()
-    # Root may write to files without write permission, so SQLite is told to open it read-only.
-    connect = store_module.sqlite3.connect
-    monkeypatch.setattr(
-        store_module.sqlite3,
-        "connect",
-        lambda address, **kwargs: connect(address.replace("mode=rw", "mode=ro"), **kwargs),
-    )
-    with pytest.raises(KnowledgeUnavailable, match="readonly"):
-        opened(rebuild=True)
-    monkeypatch.undo()
+
+    def refuse(path: Path) -> None:
+        raise InternalError(f"error returned from database: {complaint}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "_start_system", refuse)
+        with pytest.raises(KnowledgeUnavailable) as caught:
+            opened(rebuild=True)
+    assert complaint in str(caught.value)
+    assert isinstance(caught.value.__cause__, InternalError)
     assert opened().count() == 5
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
-def test_folder_without_write_permission_is_unavailable(
-    folder: Path, opened: Callable[..., KnowledgeStore]
+@pytest.mark.parametrize("what", ["folder", "file"])
+def test_index_without_write_permission_is_unavailable_and_kept(
+    what: str, folder: Path, opened: Callable[..., KnowledgeStore]
 ) -> None:
-    folder.mkdir()
-    folder.chmod(0o500)
+    first = opened()
+    first.sync(LORE)
+    first.close()
+    guarded = folder if what == "folder" else database(folder)
+    mode = guarded.stat().st_mode
+    guarded.chmod(mode & ~0o222)
     try:
         with pytest.raises(KnowledgeUnavailable):
             opened(rebuild=True)
     finally:
-        folder.chmod(0o700)
+        guarded.chmod(mode)
+    assert opened().count() == 5
 
 
 # Interpretation

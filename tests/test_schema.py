@@ -8,6 +8,7 @@ import math
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from engine.errors import ConflictError, EngineError, InvalidRequest, NPCFileError, UnknownNPC
 from engine.schema import (
@@ -17,9 +18,11 @@ from engine.schema import (
     MAX_NAME,
     MAX_NAMES,
     Context,
+    FlagDetail,
     GenParams,
     SessionState,
     TurnRequest,
+    first_complaint,
     parse_request,
     round3,
 )
@@ -112,6 +115,36 @@ def test_true_is_not_a_number(fields, place):
     error = refused(**fields)
     assert error.field == place
     assert "not true or false" in error.message
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "context.trust",
+        "context.relationship",
+        "gen_params.temperature",
+        "gen_params.top_p",
+        "gen_params.max_new_tokens",
+        "gen_params.repetition_penalty",
+        "gen_params.seed",
+        "expected_version",
+    ],
+)
+@pytest.mark.parametrize("value", ["1", "0.5", "1e0", "", b"1"])
+def test_number_in_quotes_is_refused(place, value):
+    part, _, name = place.partition(".")
+    error = refused(**{part: {name: value} if name else value})
+    assert error.field == place
+    assert error.message.startswith(f"{place}: must be a number, not text")
+
+
+@pytest.mark.parametrize("value", [True, False, "0.5"])
+def test_probability_is_a_number(value):
+    with pytest.raises(ValidationError) as caught:
+        FlagDetail(probability=value, threshold=0.5, permitted=True, fired=True, reason=None)
+    place, message = first_complaint(caught.value)
+    assert place == "probability"
+    assert message.startswith("must be a number")
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

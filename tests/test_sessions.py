@@ -326,7 +326,7 @@ def test_database_held_too_long_by_another_process_is_plain_error(path: Path) ->
 
 
 def test_sqlite_connections_are_durable_and_checked(store: SessionStore) -> None:
-    with store._engine.connect() as conn:
+    with store._database._engine.connect() as conn:
         pragmas = ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
         values = [conn.exec_driver_sql(f"PRAGMA {name}").scalar() for name in pragmas]
     assert values == ["wal", 2, 1, 10_000]

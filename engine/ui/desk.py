@@ -19,15 +19,13 @@ from engine.state import initial_state
 Json = dict[str, Any]
 Message = dict[str, str]
 
-_RESULTS_KEPT = 50
-
 
 @dataclass(frozen=True)
 class View:
     """One browser's view. `language` is "" where the utterance decides.
 
-    `talk` holds the chat's messages, `results` the turns played in this browser (the newest last),
-    `standing` the session as `Api.session` returns it, `shown` the scene fields as last filled in.
+    `talk` holds the chat's messages, `standing` the session as `Api.session` returns it, `shown` the
+    scene fields as last filled in.
     """
 
     player: str = ""
@@ -35,7 +33,6 @@ class View:
     language: str = ""
     ready: bool = False
     talk: tuple[Message, ...] = ()
-    results: tuple[Json, ...] = ()
     standing: Json = field(default_factory=dict)
     shown: Json = field(default_factory=dict)
 
@@ -45,20 +42,16 @@ class View:
         said = [one["content"] for one in self.talk if one["role"] == "user"]
         return said[-1] if said else ""
 
-    def with_turn(self, words: str, result: Json) -> View:
+    def with_turn(self, words: str, line: str) -> View:
         """Return the view after a committed turn."""
-        return replace(
-            self,
-            talk=(*self.talk, message("user", words), message("assistant", result["text"])),
-            results=(*self.results, result)[-_RESULTS_KEPT:],
-        )
+        return replace(self, talk=(*self.talk, message("user", words), message("assistant", line)))
 
     def without_turn(self) -> View:
-        """Return the view with its last exchange and result taken back."""
+        """Return the view with its last exchange taken back."""
         talk = self.talk
         if len(talk) > 1 and talk[-1]["role"] == "assistant" and talk[-2]["role"] == "user":
             talk = talk[:-2]
-        return replace(self, talk=talk, results=self.results[:-1])
+        return replace(self, talk=talk)
 
 
 def message(role: str, content: str) -> Message:
@@ -117,7 +110,7 @@ class Desk:
         if not view.npc_id:
             return view
         standing = self.standing(view)
-        return replace(view, standing=standing, talk=self._talk(view, standing), results=())
+        return replace(view, standing=standing, talk=self._talk(view, standing))
 
     def _talk(self, view: View, standing: Mapping[str, Any]) -> tuple[Message, ...]:
         greeting = self.npc(view).persona.greeting

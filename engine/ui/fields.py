@@ -12,7 +12,7 @@ import gradio as gr
 
 from engine.schema import GenParams
 from engine.ui import scene
-from engine.ui.words import I18N
+from engine.ui.words import label
 
 Updates = dict[Any, Any]
 
@@ -21,83 +21,59 @@ class SceneFields:
     """The fields of the Scene panel; to be made where they shall stand, inside a `gr.Blocks`."""
 
     def __init__(self) -> None:
-        gr.Markdown(I18N("scene_info"), elem_classes="pc-hint")
-        self.preset = gr.Dropdown(
-            [], value=None, label=I18N("preset"), info=I18N("preset_info"), elem_id="pc-preset"
-        )
-        self.by_name: dict[str, Any] = {
-            "quest_stage": gr.Dropdown([], label=I18N("quest_stage"), elem_id="pc-stage"),
-        }
+        gr.Markdown(label("scene_info"), elem_classes="pc-hint")
+        self.by_name: dict[str, Any] = {}
+        with gr.Row(elem_classes="pc-pair"):
+            self.preset = gr.Dropdown(
+                [],
+                value=None,
+                label=label("preset"),
+                info=label("preset_info"),
+                elem_id="pc-preset",
+            )
+            self.by_name["quest_stage"] = gr.Dropdown(
+                [], label=label("quest_stage"), info=label("quest_stage_info"), elem_id="pc-stage"
+            )
         with gr.Row(elem_classes="pc-pair"):
             for name in ("trust", "relationship"):
                 self.by_name[name] = gr.Slider(
-                    -1, 1, value=0, step=0.001, label=I18N(name), elem_id=f"pc-{name}", min_width=130
+                    -1, 1, value=0, step=0.001, label=label(name), elem_id=f"pc-{name}", buttons=[]
                 )
-        for name in ("items", "actions"):
-            self.by_name[name] = gr.Dropdown(
-                [],
-                value=[],
-                multiselect=True,
-                allow_custom_value=True,
-                label=I18N(name),
-                elem_id=f"pc-{name}",
-            )
+        with gr.Row(elem_classes="pc-pair"):
+            for name in ("items", "actions"):
+                self.by_name[name] = gr.Dropdown(
+                    [],
+                    value=[],
+                    multiselect=True,
+                    allow_custom_value=True,
+                    label=label(name),
+                    elem_id=f"pc-{name}",
+                )
+        with gr.Row(elem_classes="pc-pair"):
+            self._names()
         self.by_name["game_state"] = gr.Textbox(
             lines=2,
             max_lines=8,
-            label=I18N("game_state"),
-            info=I18N("game_state_info"),
+            label=label("game_state"),
+            info=label("game_state_info"),
             placeholder="door_open = true",
             elem_id="pc-game-state",
         )
         self.game_state_error = gr.HTML(elem_id="pc-game-state-error", padding=False)
-        self._texts()
-        self._sampling()
         self.will_send = gr.HTML(elem_id="pc-will-send", padding=False)
+        with gr.Accordion(label("sampling"), open=False):
+            self.sampling = _sampling_fields()
 
-    def _texts(self) -> None:
-        with gr.Row(elem_classes="pc-pair"):
-            self.by_name["location"] = gr.Textbox(
-                label=I18N("location"), max_length=64, elem_id="pc-location", min_width=130
-            )
-            self.by_name["npc_mood"] = gr.Dropdown(
-                [],
-                allow_custom_value=True,
-                label=I18N("npc_mood"),
-                elem_id="pc-mood",
-                min_width=130,
-            )
-        self.by_name["player_reputation"] = gr.Textbox(
-            label=I18N("player_reputation"), max_length=64, elem_id="pc-reputation"
+    def _names(self) -> None:
+        self.by_name["location"] = gr.Textbox(
+            label=label("location"), max_lines=1, max_length=64, elem_id="pc-location"
         )
-
-    def _sampling(self) -> None:
-        default = GenParams()
-        with gr.Accordion(I18N("sampling"), open=False):
-            self.sampling: dict[str, Any] = {
-                "temperature": gr.Slider(
-                    0,
-                    2,
-                    value=default.temperature,
-                    step=0.05,
-                    label=I18N("temperature"),
-                    info=I18N("temperature_info"),
-                ),
-                "top_p": gr.Slider(
-                    0.05, 1, value=default.top_p, step=0.05, label=I18N("top_p")
-                ),
-                "max_new_tokens": gr.Slider(
-                    1, 256, value=default.max_new_tokens, step=1, label=I18N("max_new_tokens")
-                ),
-                "seed": gr.Number(
-                    value=None,
-                    precision=0,
-                    minimum=0,
-                    maximum=2**31 - 1,
-                    label=I18N("seed"),
-                    info=I18N("seed_info"),
-                ),
-            }
+        self.by_name["npc_mood"] = gr.Dropdown(
+            [], allow_custom_value=True, label=label("npc_mood"), elem_id="pc-mood"
+        )
+        self.by_name["player_reputation"] = gr.Textbox(
+            label=label("player_reputation"), max_lines=1, max_length=64, elem_id="pc-reputation"
+        )
 
     @property
     def inputs(self) -> list[Any]:
@@ -137,3 +113,45 @@ class SceneFields:
 
 def _with(choices: Sequence[str], values: Sequence[str]) -> list[str]:
     return list(dict.fromkeys([*choices, *values]))
+
+
+def _sampling_fields() -> dict[str, Any]:
+    default = GenParams()
+    with gr.Row(elem_classes="pc-pair"):
+        temperature = gr.Slider(
+            0,
+            2,
+            value=default.temperature,
+            step=0.05,
+            label=label("temperature"),
+            info=label("temperature_info"),
+            buttons=[],
+        )
+        top_p = gr.Slider(
+            0.05,
+            1,
+            value=default.top_p,
+            step=0.05,
+            label=label("top_p"),
+            info=label("top_p_info"),
+            buttons=[],
+        )
+    with gr.Row(elem_classes="pc-pair"):
+        longest = gr.Slider(
+            1,
+            256,
+            value=default.max_new_tokens,
+            step=1,
+            label=label("max_new_tokens"),
+            info=label("max_new_tokens_info"),
+            buttons=[],
+        )
+        seed = gr.Number(
+            value=None,
+            precision=0,
+            minimum=0,
+            maximum=2**31 - 1,
+            label=label("seed"),
+            info=label("seed_info"),
+        )
+    return dict(zip(scene.SAMPLING, (temperature, top_p, longest, seed), strict=True))

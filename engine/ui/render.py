@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from engine.npc import NPC, Conditions
@@ -155,12 +155,15 @@ def _arrow(way: str) -> str:
     return {"up": "▲", "down": "▼", "same": "="}[way]
 
 
-def turn_view(result: Json, locale: str, *, writing: bool = False) -> str:
+def turn_view(
+    result: Json, locale: str, *, stage_flags: Collection[str] = (), writing: bool = False
+) -> str:
     """Draw a turn's decision: standings, flags, effects and facts.
 
     Args:
         result: a `TurnResult` as JSON, or the state event of a streamed turn (no text yet).
         locale: of the words.
+        stage_flags: the flags of the turn's stage; the others are folded away. Empty: show all.
         writing: the line is still being written.
     """
     meta, delta = result["meta"], result["delta"]
@@ -171,7 +174,7 @@ def turn_view(result: Json, locale: str, *, writing: bool = False) -> str:
     return (
         f'<section class="pc-turn" aria-label="{esc(say("this_turn", locale))}">'
         f"{_headline(meta, locale, writing)}{gauges}{_effects(meta, locale)}"
-        f"{_flags(meta, locale)}{_facts(meta, locale, writing)}</section>"
+        f"{_flags(meta, stage_flags, locale)}{_facts(meta, locale, writing)}</section>"
     )
 
 
@@ -205,13 +208,33 @@ def _effects(meta: Json, locale: str) -> str:
     return f'<h4>{esc(say("effects", locale))}</h4><ul class="pc-effects">{"".join(effects)}</ul>'
 
 
-def _flags(meta: Json, locale: str) -> str:
+def _flags(meta: Json, stage_flags: Collection[str], locale: str) -> str:
+    details = sorted(meta["flags_detail"].items(), key=lambda one: _rank(one[1]))
+    here = [(flag, one) for flag, one in details if not stage_flags or flag in stage_flags]
+    away = [(flag, one) for flag, one in details if stage_flags and flag not in stage_flags]
+    drawn = _flag_table(here, say("flags", locale), locale)
+    if away:
+        title = say("elsewhere", locale)
+        drawn += (
+            f'<details class="pc-rest"><summary>{esc(title)} ({len(away)})</summary>'
+            f"{_flag_table(away, title, locale)}</details>"
+        )
+    return drawn
+
+
+def _rank(detail: Json) -> tuple[bool, bool]:
+    """Sort key: what fired first, then what was permitted, then the rest in the bundle's order."""
+    return not detail["fired"], not detail["permitted"]
+
+
+def _flag_table(details: Iterable[tuple[str, Json]], caption: str, locale: str) -> str:
     heads = "".join(
-        f'<th scope="col">{esc(say(key, locale))}</th>' for key in ("flag", "probability", "outcome")
+        f'<th scope="col">{esc(say(key, locale))}</th>'
+        for key in ("flag", "probability", "outcome")
     )
-    rows = "".join(_flag_row(flag, one, locale) for flag, one in meta["flags_detail"].items())
+    rows = "".join(_flag_row(flag, one, locale) for flag, one in details)
     return (
-        f'<table class="pc-flags"><caption>{esc(say("flags", locale))}</caption>'
+        f'<table class="pc-flags"><caption>{esc(caption)}</caption>'
         f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
     )
 
@@ -247,11 +270,13 @@ def _meter(detail: Json, locale: str) -> str:
 
 def _facts(meta: Json, locale: str, writing: bool) -> str:
     times = meta["timings_ms"]
-    timing = f"{say('t_state', locale)} {_seconds(times['state'])}"
-    if not writing:
-        timing += f" · {say('t_total', locale)} {_seconds(times['total'])}"
+    total = "…" if writing else _seconds(times["total"])
+    timing = (
+        f"{say('t_state', locale)} {_seconds(times['state'])} · {say('t_total', locale)} {total}"
+    )
+    spoken = f"{say(meta['line'], locale)} · {say(meta['language'], locale)}"
     facts = (
-        ("line", "" if writing else f"{say(meta['line'], locale)} · {say(meta['language'], locale)}"),
+        ("line", say("writing", locale) if writing else spoken),
         ("timing", timing),
         ("version", meta["version"]),
         ("seed_short", meta["seed"]),
@@ -272,7 +297,7 @@ def standing_view(npc: NPC, standing: Json, locale: str) -> str:
     )
     flags = npc.stage(stage).flags
     rows = "".join(
-        f'<li><code>{esc(flag)}</code>{_value(rule.value)}<span>{esc(rule.text)}</span>'
+        f"<li><code>{esc(flag)}</code>{_value(rule.value)}<span>{esc(rule.text)}</span>"
         f"<small>{_needs(rule.when, locale)}</small></li>"
         for flag, rule in flags.items()
     )
@@ -282,7 +307,7 @@ def standing_view(npc: NPC, standing: Json, locale: str) -> str:
     return (
         f'<section class="pc-turn" lang="{npc.language}"><h3>{esc(say("now", locale))} '
         f'<span class="pc-chip">{esc(count)}</span><span class="pc-stage">{esc(stage)}</span></h3>'
-        f'{gauges}<h4>{esc(say("may_happen", locale))}</h4>'
+        f"{gauges}<h4>{esc(say('may_happen', locale))}</h4>"
         f'<ul class="pc-effects">{body}</ul></section>'
     )
 
@@ -333,16 +358,20 @@ def error_note(error: Json, locale: str) -> str:
     return note(f"{say('error_note', locale)}: {error['message']}")
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> str:
-    """Draw a table; the first cell of a row is set as code."""
-    head = "".join(f'<th scope="col">{esc(one)}</th>' for one in heads)
-    body = "".join(
-        f'<tr><th scope="row"><code>{esc(first)}</code></th>'
-        + "".join(f"<td>{esc(cell)}</td>" for cell in rest)
-        + "</tr>"
-        for first, *rest in rows
+def calls_table(calls: Iterable[tuple[str, str]], locale: str) -> str:
+    """Draw (call with its arguments, what for) of every public call; `x` in a text is code."""
+    heads = "".join(f'<th scope="col">{esc(say(key, locale))}</th>' for key in ("call", "what_for"))
+    rows = "".join(
+        f'<tr><th scope="row"><code>{esc(call)}</code></th><td>{_ticked(text)}</td></tr>'
+        for call, text in calls
     )
     return (
-        f'<table class="pc-calls"><caption>{esc(caption)}</caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        f'<table class="pc-calls"><caption>{esc(say("calls", locale))}</caption>'
+        f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
     )
+
+
+def _ticked(text: str) -> str:
+    """Return `text` for HTML, with what stands between backticks set as code."""
+    parts = esc(text).split("`")
+    return "".join(f"<code>{one}</code>" if n % 2 else one for n, one in enumerate(parts))

@@ -75,7 +75,7 @@ def curl(url: str, arguments: Arguments) -> str:
     return (
         f"EVENT=$(curl -s -X POST {call} \\\n"
         "  -H 'Content-Type: application/json' \\\n"
-        f"  -d {body} | sed 's/.*\"event_id\": *\"\\([^\"]*\\)\".*/\\1/')\n"
+        f'  -d {body} | sed \'s/.*"event_id": *"\\([^"]*\\)".*/\\1/\')\n'
         f"curl -sN {call}/$EVENT\n"
     )
 

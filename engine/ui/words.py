@@ -31,6 +31,7 @@ EN: dict[str, str] = {
     "preset": "Meet the conditions of…",
     "preset_info": "Fills in scene and words so that this flag is permitted.",
     "quest_stage": "Quest stage",
+    "quest_stage_info": "Decides which flags there are.",
     "location": "Location",
     "npc_mood": "NPC's mood",
     "player_reputation": "Player's reputation",
@@ -44,9 +45,11 @@ EN: dict[str, str] = {
     "temperature": "Temperature",
     "temperature_info": "0 always takes the likeliest word.",
     "top_p": "Top p",
-    "max_new_tokens": "Longest line, in tokens",
+    "top_p_info": "How much of the likely words is in play.",
+    "max_new_tokens": "Longest line",
+    "max_new_tokens_info": "In tokens.",
     "seed": "Seed",
-    "seed_info": "Empty: follows from the turn, so the same turn gives the same line.",
+    "seed_info": "Empty: follows from the turn.",
     "where": "Where",
     "mood": "Mood",
     "style": "Style",
@@ -62,6 +65,7 @@ EN: dict[str, str] = {
     "fired": "fired",
     "not_fired": "did not fire",
     "not_asked": "model not asked",
+    "elsewhere": "Flags of other stages",
     "writing": "writing…",
     "path": "Path",
     "line": "Line",
@@ -78,13 +82,11 @@ EN: dict[str, str] = {
     "effects": "What the game does",
     "needs_item": "has",
     "needs_action": "has done",
-    "needs_state": "game state",
     "needs_trust": "trust from",
     "needs_relationship": "relationship from",
     "needs_said": "the talk comes to it",
     "needs_nothing": "no conditions",
     "stranger": "no turns yet",
-    "turns": "version",
     "ready": "Ready",
     "loading": "Starting",
     "not_ready": "Cannot serve turns",
@@ -95,13 +97,11 @@ EN: dict[str, str] = {
     "stopped": "Stopped. Nothing was kept of that turn.",
     "undone": "The last turn is taken back, state and all.",
     "forgotten": "The NPC has forgotten this player.",
-    "field_error": "Not sent",
     "error_note": "That did not work",
     "api_intro": "Snippets for the NPC, words and scene of the Chat tab, at this page's address.",
     "calls": "All calls",
     "call": "Call",
     "what_for": "What for",
-    "arguments": "Arguments",
     "errors": "Errors",
     "errors_text": "A call that fails answers with this instead; `retryable` says whether the same "
     "call may succeed later.",
@@ -131,6 +131,7 @@ KO: dict[str, str] = {
     "preset": "조건 맞추기…",
     "preset_info": "이 플래그가 허용되도록 장면과 대사를 채웁니다.",
     "quest_stage": "퀘스트 단계",
+    "quest_stage_info": "어떤 플래그가 있는지를 정합니다.",
     "location": "장소",
     "npc_mood": "NPC의 기분",
     "player_reputation": "플레이어의 평판",
@@ -144,9 +145,11 @@ KO: dict[str, str] = {
     "temperature": "온도",
     "temperature_info": "0이면 늘 가장 그럴듯한 단어를 고릅니다.",
     "top_p": "Top p",
-    "max_new_tokens": "대사의 최대 토큰 수",
+    "top_p_info": "그럴듯한 단어 중 얼마까지 쓸지 정합니다.",
+    "max_new_tokens": "가장 긴 대사",
+    "max_new_tokens_info": "토큰 수.",
     "seed": "시드",
-    "seed_info": "비워 두면 턴에서 정해져, 같은 턴은 같은 대사를 냅니다.",
+    "seed_info": "비워 두면 턴에서 정해집니다.",
     "where": "장소",
     "mood": "기분",
     "style": "말투",
@@ -162,6 +165,7 @@ KO: dict[str, str] = {
     "fired": "발동",
     "not_fired": "발동 안 함",
     "not_asked": "모델에 묻지 않음",
+    "elsewhere": "다른 단계의 플래그",
     "writing": "쓰는 중…",
     "path": "경로",
     "line": "대사",
@@ -178,13 +182,11 @@ KO: dict[str, str] = {
     "effects": "게임에 일어나는 일",
     "needs_item": "소지",
     "needs_action": "행동",
-    "needs_state": "게임 상태",
     "needs_trust": "신뢰 최소",
     "needs_relationship": "관계 최소",
     "needs_said": "그 이야기가 나와야 함",
     "needs_nothing": "조건 없음",
     "stranger": "아직 대화 없음",
-    "turns": "버전",
     "ready": "준비됨",
     "loading": "시작하는 중",
     "not_ready": "턴을 처리할 수 없음",
@@ -195,13 +197,11 @@ KO: dict[str, str] = {
     "stopped": "멈췄습니다. 이 턴은 남지 않았습니다.",
     "undone": "마지막 턴을 상태까지 되돌렸습니다.",
     "forgotten": "NPC가 이 플레이어를 잊었습니다.",
-    "field_error": "보내지 않음",
     "error_note": "처리하지 못했습니다",
     "api_intro": "대화 탭의 NPC, 대사, 장면을 담은 코드이며 이 페이지의 주소로 보냅니다.",
     "calls": "모든 호출",
     "call": "호출",
     "what_for": "용도",
-    "arguments": "인수",
     "errors": "오류",
     "errors_text": "실패한 호출은 이 형식으로 답합니다. `retryable`은 같은 호출이 나중에 성공할 수 "
     "있는지를 말합니다.",
@@ -211,7 +211,19 @@ KO: dict[str, str] = {
 }
 
 WORDS: Mapping[str, Mapping[str, str]] = {"en": EN, "ko": KO}
-I18N = gr.I18n(en=EN, ko=KO)
+_PREFIX = "persona_"  # Gradio has words of its own under plain keys
+
+
+def _labels(words: Mapping[str, str]) -> dict[str, str]:
+    return {f"{_PREFIX}{key}": word for key, word in words.items()}
+
+
+I18N = gr.I18n(en=_labels(EN), ko=_labels(KO))
+
+
+def label(key: str) -> gr.i18n.I18nData:
+    """Return the word for `key` as the browser is to translate it."""
+    return I18N(f"{_PREFIX}{key}")
 
 
 def say(key: str, locale: str = "en") -> str:

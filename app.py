@@ -1,0 +1,101 @@
+"""The Space's entry: settings, engine, page, launch. No logic.
+
+Run `python app.py`. GRADIO_SERVER_NAME and GRADIO_SERVER_PORT move the address; the other settings
+are in `engine.settings`.
+"""
+
+from __future__ import annotations
+
+import engine.gpu  # first: a ZeroGPU Space patches torch before anything imports it  # isort: skip # noqa: F401
+
+import logging
+import os
+import signal
+import sys
+import threading
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
+
+from engine.api import Api
+from engine.errors import EngineError
+from engine.service import EngineService
+from engine.settings import Settings, load_settings
+from engine.ui.page import build_page, launch_arguments, queue_arguments
+
+logger = logging.getLogger("app")
+
+DEFAULT_PORT = 7860
+BAD_SETTING = 2
+
+
+def address() -> tuple[str, int]:
+    """Return host and port: on a Space every interface, elsewhere this machine only."""
+    host = "0.0.0.0" if os.environ.get("SPACE_ID") else "127.0.0.1"
+    port = os.environ.get("GRADIO_SERVER_PORT", str(DEFAULT_PORT))
+    if not port.isdecimal() or not 0 < int(port) < 65536:
+        raise EngineError(f"GRADIO_SERVER_PORT: {port!r} is not a port (1 to 65535)")
+    return os.environ.get("GRADIO_SERVER_NAME") or host, int(port)
+
+
+def serve(service: EngineService, host: str, port: int) -> None:
+    """Serve the page until the process is asked to stop."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    limit = service.settings.queue_limit
+    demo = build_page(service, Api(service))
+    demo.queue(**queue_arguments(limit)).launch(
+        server_name=host,
+        server_port=port,
+        prevent_thread_lock=True,
+        quiet=True,
+        **launch_arguments(limit),
+    )
+    logger.info("the page is at %s", demo.local_url)
+    try:
+        while not stop.wait(1.0):
+            pass
+    finally:
+        logger.info("shutting down")
+        demo.close(verbose=False)
+        service.close()
+
+
+def main() -> int:
+    """Start everything; return the exit code."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        settings: Settings = load_settings()
+        host, port = address()
+    except EngineError as exc:
+        logger.error("%s", exc)
+        return BAD_SETTING
+    service = EngineService(settings)
+    loading = service.start()
+    threading.Thread(target=_tell_when_ready, args=(service, loading), daemon=True).start()
+    try:
+        serve(service, host, port)
+    except OSError as exc:
+        logger.error("cannot serve at %s:%d: %s", host, port, exc)
+        return 1
+    return 0
+
+
+def _tell_when_ready(service: EngineService, loading: threading.Thread) -> None:
+    """Log how far starting has come, and that turns can be served."""
+    told = ""
+    while loading.is_alive():
+        loading.join(1.0)
+        done = service.progress
+        if done.message != told:
+            told = done.message
+            logger.info("%3.0f %% %s", done.fraction * 100, told)
+    if service.status()["ready"]:
+        logger.info("ready")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

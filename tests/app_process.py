@@ -1,0 +1,156 @@
+"""Serves the page with the tiny random model, in a process of its own.
+
+    python -m tests.app_process PORT DATA_DIR [--slow SECONDS] [--delay SECONDS]
+
+`--slow` waits that long before every piece of a line, so that a test can see it grow; `--delay`
+before the model is there, so that it can see the bar. Every flag fires that the gate permits.
+`served` starts one for all tests of a run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import functools
+import logging
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+if TYPE_CHECKING:
+    from engine.model import LanguageModel
+
+ROOT = Path(__file__).resolve().parent.parent
+START_SECONDS = 120
+
+
+def start(data_dir: Path, *options: str) -> tuple[subprocess.Popen[bytes], str]:
+    """Start a process on a free port; return it and its address once the page is there."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    data_dir.mkdir(parents=True, exist_ok=True)
+    log = data_dir / "app.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.app_process", str(port), str(data_dir), *options],
+            cwd=ROOT,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
+    url = f"http://127.0.0.1:{port}"
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        if _answers(url):
+            return process, url
+        time.sleep(0.2)
+    stop(process)
+    raise RuntimeError(f"the app did not start:\n{log.read_text(errors='replace')[-4000:]}")
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def stop(process: subprocess.Popen[bytes]) -> int:
+    """Ask a process to stop as a terminal would; return its exit code."""
+    process.terminate()
+    try:
+        return process.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
+@functools.cache
+def served() -> str:
+    """Return the address of an app with turns ready, the same for all tests of this run."""
+    folder = tempfile.TemporaryDirectory(prefix="persona-chat-test-", ignore_cleanup_errors=True)
+    process, url = start(Path(folder.name), "--slow", "0.01")
+    atexit.register(folder.cleanup)
+    atexit.register(stop, process)
+    wait_ready(url)
+    return url
+
+
+def wait_ready(url: str) -> None:
+    """Wait until turns can be served."""
+    deadline = time.monotonic() + START_SECONDS
+    while not call(url, "status")["ready"]:
+        if time.monotonic() > deadline:
+            raise RuntimeError("the engine did not become ready")
+        time.sleep(0.2)
+
+
+def call(url: str, name: str, **arguments: Any) -> Any:
+    """Call the app over plain HTTP, as a game without a client library would."""
+    path = f"{url}/gradio_api/call/v2/{name}"
+    event = httpx.post(path, json=arguments, timeout=30).json()["event_id"]
+    lines = httpx.get(f"{path}/{event}", timeout=60).text.splitlines()
+    data = lines[lines.index("event: complete") + 1]
+    return httpx.Response(200, text=data.removeprefix("data: ")).json()[0]
+
+
+def slowed(model: LanguageModel, seconds: float) -> LanguageModel:
+    """Return `model`, which then waits `seconds` before every piece of a line."""
+    generate = model.generate
+
+    def slowly(*args: Any, **kwargs: Any) -> Iterator[str]:
+        for piece in generate(*args, **kwargs):
+            time.sleep(seconds)
+            yield piece
+
+    model.generate = slowly  # type: ignore[method-assign]
+    return model
+
+
+def serve(port: int, data_dir: Path, slow: float, delay: float) -> None:
+    """Serve until told to stop; the imports stand here because they take seconds."""
+    import app
+    from engine.schema import FLAGS
+    from engine.service import EngineService
+    from engine.settings import Settings
+    from tests.fakes import WordEmbedder, tiny_language_model
+
+    def load(_settings: Settings, progress: Callable[[float, str], None]) -> LanguageModel:
+        progress(0.4, "loading the tiny model")
+        time.sleep(delay)
+        return slowed(tiny_language_model(shifts=dict.fromkeys(FLAGS, 30.0)), slow)
+
+    service = EngineService(
+        Settings(_env_file=None, data_dir=data_dir),
+        model_loader=load,
+        embedder_loader=lambda _settings: WordEmbedder(),
+    )
+    service.start()
+    app.serve(service, "127.0.0.1", port)
+
+
+def main() -> int:
+    """Read the command line and serve."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("port", type=int)
+    parser.add_argument("data_dir", type=Path)
+    parser.add_argument("--slow", type=float, default=0.0)
+    parser.add_argument("--delay", type=float, default=0.0)
+    given = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+    serve(given.port, given.data_dir, given.slow, given.delay)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,194 @@
+"""`python -m training fit`: a bundle from rows, by fitting the heads on a frozen base.
+
+    rows → prompts → features at <STATE> → layer, heads, calibration, thresholds → bundle
+
+The base is not changed: no adapter comes out. Everything is chosen on the training and validation
+parts; the test part is only reported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.embed import Embedder
+from engine.npc import NPCRegistry
+from engine.schema import FLAGS
+from heads.bundle import Bundle, BundleInfo
+from heads.spec import FINAL_NORM, HeadSpec
+from training import metrics
+from training.card import render_card
+from training.features import Reader, encode_rows, state_features
+from training.fit_heads import (
+    Linear,
+    apply_platt,
+    build_heads,
+    calibrate,
+    choose_thresholds,
+    fit_delta,
+    fit_flags,
+)
+from training.labels import Labels, label_rows
+from training.report import report
+from training.rows import Row
+from training.split import Split, split_rows
+
+logger = logging.getLogger(__name__)
+
+_STRENGTHS = (0.0003, 0.001, 0.003, 0.01, 0.03)
+
+
+@dataclass(frozen=True)
+class FitArgs:
+    """What `fit` was asked for; kept in the bundle.
+
+    `layer` 0 lets validation choose among all layers, `FINAL_NORM` (-1) asks for the final norm.
+    """
+
+    seed: int = 7
+    layer: int = 0
+    name: str = "frozen-heads"
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Heads' maps with the choices that led to them."""
+
+    layer: int
+    flags: Linear
+    delta: Linear
+    strength: float
+    only_permitted: bool
+    score: float
+
+
+def fit_bundle(
+    rows: Sequence[Row],
+    registry: NPCRegistry,
+    reader: Reader,
+    embedder: Embedder,
+    args: FitArgs,
+    *,
+    base_id: str,
+    base_fingerprint: str,
+    languages: tuple[str, ...],
+    features: np.ndarray | None = None,
+) -> Bundle:
+    """Fit heads on `rows` and return the bundle.
+
+    Args:
+        rows: labelled turns.
+        registry: NPC files of the rows' NPCs.
+        reader: the frozen base.
+        embedder: for the gate's meanings.
+        args: seed, layer, name.
+        base_id: of the base, for the bundle.
+        base_fingerprint: of the base's files, which serving holds against it.
+        languages: those that the base can write.
+        features: as `state_features` gives them for these rows, where they are known already.
+    """
+    if features is None:
+        features = state_features(reader, encode_rows(reader, rows, registry, languages))
+    labels = label_rows(rows, registry, embedder)
+    split = split_rows(rows, seed=args.seed)
+    fitted = _choose(features, labels, split, args)
+    logger.info("layer %s, strength %s, score %.3f", fitted.layer, fitted.strength, fitted.score)
+    vectors_BH = _layer(features, fitted.layer)
+    platts, thresholds, probability_BN = _calibrated(fitted, vectors_BH, labels, split)
+    delta_B2 = np.tanh(fitted.delta(vectors_BH))
+    figures = report(rows, registry, languages, labels, split, probability_BN, thresholds, delta_B2)
+    spec = HeadSpec(FLAGS, features.shape[-1], fitted.layer)
+    info = BundleInfo(
+        name=args.name,
+        spec=spec,
+        base_id=base_id,
+        base_fingerprint=base_fingerprint,
+        languages=languages,
+        markers=reader.markers,
+        calibration=dict(zip(FLAGS, platts, strict=True)),
+        threshold_source="constant",
+        thresholds=dict(zip(FLAGS, thresholds, strict=True)),
+        metrics=figures,
+        training={
+            "command": "python -m training fit",
+            **asdict(args),
+            "strength": fitted.strength,
+            "only_permitted": fitted.only_permitted,
+            "rows": {name: len(part) for name, part in asdict(split).items()},
+            "data_sha256": _digest(rows),
+        },
+    )
+    return Bundle(
+        info=info,
+        heads=build_heads(spec, fitted.delta, fitted.flags, thresholds),
+        marker_rows_MH=reader.marker_rows_MH,
+        card=render_card(info),
+    )
+
+
+def _layer(features: np.ndarray, layer: int) -> np.ndarray:
+    vectors: np.ndarray = features[:, -1 if layer == FINAL_NORM else layer - 1]
+    return vectors
+
+
+def _choose(features: np.ndarray, labels: Labels, split: Split, args: FitArgs) -> Fitted:
+    """Choose layer, strength and training rows by what the whole decision reaches on `valid`."""
+    train, valid = list(split.train), list(split.valid)
+    every = [*range(1, features.shape[1]), FINAL_NORM]
+    layers = [args.layer] if args.layer else every
+    best: Fitted | None = None
+    for layer in layers:
+        vectors_BH = _layer(features, layer)
+        for only_permitted in (True, False):
+            use_BN = labels.permitted_BN | ~np.bool_(only_permitted)
+            for strength in _STRENGTHS:
+                flags = fit_flags(
+                    vectors_BH[train], labels.truth_BN[train], use_BN[train], strength
+                )
+                delta = fit_delta(vectors_BH[train], labels.delta_B2[train], strength)
+                score = _score(
+                    flags(vectors_BH[valid]), np.tanh(delta(vectors_BH[valid])), labels, valid
+                )
+                if best is None or score > best.score:
+                    best = Fitted(layer, flags, delta, strength, only_permitted, score)
+        logger.info("layer %s done, best so far %.3f", layer, best.score if best else 0.0)
+    if best is None:
+        raise ValueError("no layer to choose from")
+    return best
+
+
+def _score(logits_BN: np.ndarray, delta_B2: np.ndarray, labels: Labels, part: list[int]) -> float:
+    """Return what a pair of heads is worth: ranking among permitted flags, and of deltas."""
+    gated_BN = np.where(labels.permitted_BN[part], logits_BN, -1e3)
+    ranking = metrics.macro_auprc(labels.truth_BN[part], gated_BN)
+    return ranking + 0.5 * metrics.delta_figures(labels.delta_B2[part], delta_B2)["delta_spearman"]
+
+
+def _calibrated(
+    fitted: Fitted, vectors_BH: np.ndarray, labels: Labels, split: Split
+) -> tuple[list[Any], list[float], np.ndarray]:
+    """Calibrate and threshold on `valid`, among the flags that the gate leaves to the heads."""
+    valid = list(split.valid)
+    logits_BN = fitted.flags(vectors_BH)
+    use_BN = labels.permitted_BN[valid]
+    platts = calibrate(logits_BN[valid], labels.truth_BN[valid], use_BN)
+    probability_BN = apply_platt(logits_BN, platts)
+    thresholds = choose_thresholds(probability_BN[valid], labels.truth_BN[valid], use_BN)
+    return platts, thresholds, probability_BN
+
+
+def _digest(rows: Sequence[Row]) -> str:
+    text = "\n".join(json.dumps(row.model_dump(mode="json"), sort_keys=True) for row in rows)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def default_out() -> Path:
+    """Return where the shipped bundle lies."""
+    return Path(__file__).resolve().parent.parent / "heads" / "pretrained"

@@ -1,0 +1,89 @@
+"""Figures for flags and deltas. Arrays in, plain numbers out; flags without positives are left out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy.stats import spearmanr
+from sklearn.metrics import average_precision_score, f1_score
+
+
+def f1_scores(truth_BN: np.ndarray, fired_BN: np.ndarray) -> dict[str, float]:
+    """Return macro- and micro-F1 of boolean decisions, both of shape (rows, flags)."""
+    per_flag = [
+        f1_score(truth_BN[:, n], fired_BN[:, n], zero_division=0.0)
+        for n in range(truth_BN.shape[1])
+        if truth_BN[:, n].any()
+    ]
+    return {
+        "flag_macro_f1": _round(np.mean(per_flag)) if per_flag else 0.0,
+        "flag_micro_f1": _round(f1_score(truth_BN.ravel(), fired_BN.ravel(), zero_division=0.0)),
+    }
+
+
+def macro_auprc(truth_BN: np.ndarray, score_BN: np.ndarray) -> float:
+    """Return the mean area under precision–recall over the flags that have positives."""
+    areas = [
+        average_precision_score(truth_BN[:, n], score_BN[:, n])
+        for n in range(truth_BN.shape[1])
+        if truth_BN[:, n].any()
+    ]
+    return _round(np.mean(areas)) if areas else 0.0
+
+
+def expected_calibration_error(truth: np.ndarray, probability: np.ndarray, bins: int = 10) -> float:
+    """Return the ECE: the gap between confidence and frequency, averaged over equal-width bins.
+
+    Source: Guo et al., "On Calibration of Modern Neural Networks", 2017.
+    """
+    truth, probability = truth.ravel(), probability.ravel()
+    index = np.minimum((probability * bins).astype(int), bins - 1)
+    gaps = [
+        abs(truth[index == b].mean() - probability[index == b].mean()) * (index == b).sum()
+        for b in range(bins)
+        if (index == b).any()
+    ]
+    return _round(sum(gaps) / len(truth))
+
+
+def delta_figures(truth_B2: np.ndarray, delta_B2: np.ndarray) -> dict[str, float]:
+    """Return mean absolute error, Spearman's rank correlation and the share of right signs.
+
+    Signs are counted where the truth moves by 0.02 or more: below that there is none to get wrong.
+    """
+    moved = np.abs(truth_B2) >= 0.02
+    signs = np.sign(truth_B2[moved]) == np.sign(delta_B2[moved])
+    constant = bool((delta_B2 == delta_B2[0]).all())
+    ranks = 0.0 if constant else np.mean([_spearman(truth_B2, delta_B2, n) for n in range(2)])
+    return {
+        "delta_mae": _round(np.abs(truth_B2 - delta_B2).mean()),
+        "delta_spearman": _round(ranks),
+        "delta_sign_accuracy": _round(signs.mean()) if moved.any() else 0.0,
+    }
+
+
+def _spearman(truth_B2: np.ndarray, delta_B2: np.ndarray, column: int) -> float:
+    return float(spearmanr(truth_B2[:, column], delta_B2[:, column]).statistic)
+
+
+def per_flag_figures(
+    flags: tuple[str, ...], truth_BN: np.ndarray, score_BN: np.ndarray, fired_BN: np.ndarray
+) -> dict[str, dict[str, Any]]:
+    """Return positives, F1 and AUPRC of each flag."""
+    return {
+        flag: {
+            "positives": int(truth_BN[:, n].sum()),
+            "f1": _round(f1_score(truth_BN[:, n], fired_BN[:, n], zero_division=0.0)),
+            "auprc": (
+                _round(average_precision_score(truth_BN[:, n], score_BN[:, n]))
+                if truth_BN[:, n].any()
+                else None
+            ),
+        }
+        for n, flag in enumerate(flags)
+    }
+
+
+def _round(value: Any) -> float:
+    return round(float(value), 4)
