@@ -14,13 +14,10 @@ import signal
 import sys
 import threading
 
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
-
 from engine.api import Api
-from engine.errors import EngineError
+from engine.errors import EngineError, InvalidRequest
 from engine.service import EngineService
-from engine.settings import Settings, load_settings
-from engine.ui.page import build_page, launch_arguments, queue_arguments
+from engine.settings import load_settings
 
 logger = logging.getLogger("app")
 
@@ -33,12 +30,20 @@ def address() -> tuple[str, int]:
     host = "0.0.0.0" if os.environ.get("SPACE_ID") else "127.0.0.1"
     port = os.environ.get("GRADIO_SERVER_PORT", str(DEFAULT_PORT))
     if not port.isdecimal() or not 0 < int(port) < 65536:
-        raise EngineError(f"GRADIO_SERVER_PORT: {port!r} is not a port (1 to 65535)")
+        raise InvalidRequest(f"setting GRADIO_SERVER_PORT: {port!r} is not a port (1 to 65535)")
     return os.environ.get("GRADIO_SERVER_NAME") or host, int(port)
 
 
 def serve(service: EngineService, host: str, port: int) -> None:
-    """Serve the page until the process is asked to stop."""
+    """Serve the page until the process is asked to stop.
+
+    Raises:
+        OSError: the address cannot be had.
+    """
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    # Gradio reads its environment when it is imported, and fails there on a port that is none.
+    from engine.ui.page import build_page, launch_arguments, queue_arguments
+
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -51,7 +56,7 @@ def serve(service: EngineService, host: str, port: int) -> None:
         quiet=True,
         **launch_arguments(limit),
     )
-    logger.info("the page is at %s", demo.local_url)
+    logger.info("the page is served at %s", demo.local_url)
     try:
         while not stop.wait(1.0):
             pass
@@ -68,18 +73,19 @@ def main() -> int:
     )
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
-        settings: Settings = load_settings()
+        settings = load_settings()
         host, port = address()
     except EngineError as exc:
         logger.error("%s", exc)
         return BAD_SETTING
+    logger.info("starting; the page will be at http://%s:%d", host, port)
     service = EngineService(settings)
     loading = service.start()
     threading.Thread(target=_tell_when_ready, args=(service, loading), daemon=True).start()
     try:
         serve(service, host, port)
-    except OSError as exc:
-        logger.error("cannot serve at %s:%d: %s", host, port, exc)
+    except OSError:
+        logger.error("cannot serve at %s:%d; is it taken? GRADIO_SERVER_PORT moves it", host, port)
         return 1
     return 0
 

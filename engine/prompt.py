@@ -29,6 +29,9 @@ MARKERS: tuple[str, ...] = (SYS, RAG, PLAYER_STATE, CTX, PLAYER, STATE, ACT, NPC
 # Lore is part of the constant prefix: the first facts of the file, whatever is said.
 LORE_FACTS = 4
 
+# Authored lines quoted in <SYS> for the NPC's voice.
+VOICE_LINES = 3
+
 # Control tokens of code corpora: in the vocabulary of some small bases, and never in dialogue.
 _SPARE_TOKENS = (
     "<repo_name>",
@@ -103,6 +106,9 @@ def render_parts(
         about.append(f"You are {', '.join(persona.traits)}.")
     about.append(f"Your style is {persona.style}.")
     about.extend(persona.rules)
+    voice = _voice(npc, state.quest_stage)
+    if voice:
+        about.append(f"You talk like this: {voice}")
     about.append(f"Answer as {persona.name}, in one or two short sentences.")
     return PromptParts(
         sys=clean(" ".join(about)),
@@ -115,11 +121,17 @@ def render_parts(
     )
 
 
+def _voice(npc: NPC, stage: str) -> str:
+    """Quote authored lines that grant nothing: examples teach a small model a voice best."""
+    lines = [turn.npc for turn in npc.stage(stage).turns if not turn.flags]
+    return " ".join(f'"{line}"' for line in lines[:VOICE_LINES])
+
+
 def _player_state_text(state: SessionState) -> str:
     world = [f"{key}={_scalar(value)}" for key, value in sorted(state.game_state.items())]
     return clean(
-        f"The player carries: {_listed(state.items)}. Has done: {_listed(state.actions)}. "
-        f"World: {_listed(world)}."
+        f"Visitor's items: {_listed(state.items)}; deeds: {_listed(state.actions)}; "
+        f"world: {_listed(world)}."
     )
 
 
@@ -154,10 +166,12 @@ def _rag_text(lore: Sequence[str], scene: str) -> str:
 
 
 def act_text(name: str, actions: Sequence[str], trust_delta: float) -> str:
-    """Say what the decision grants and in which tone `name` speaks; the line is written to it."""
-    tone = "warmer" if trust_delta >= 0.03 else "colder" if trust_delta <= -0.03 else "as before"
-    granted = " ".join(clean(action) for action in actions) or "none"
-    return f"({granted} {clean(name)} speaks {tone}.)" if actions else f"({clean(name)}: {tone}.)"
+    """Say what the decision grants and in which tone `name` speaks; the line is written to it.
+
+    Where nothing is granted only the tone is said: a small base that reads "none" talks about it.
+    """
+    tone = "warmly" if trust_delta >= 0.03 else "coldly" if trust_delta <= -0.03 else "calmly"
+    return " ".join([*map(clean, actions), f"{clean(name)} answers {tone}:"])
 
 
 @dataclass(frozen=True)

@@ -263,6 +263,7 @@ class EngineService:
     def close(self) -> None:
         """Let go of files and databases; nothing can be asked afterwards."""
         self._engine = None
+        self._reason = NotReady("the engine was closed; start the program again")
         if self._knowledge is not None:
             self._knowledge.close()
         if self._sessions is not None:

@@ -108,7 +108,7 @@ class Index:
         if files.file_id(self._database) != self._file_id:
             raise KnowledgeCorrupt(
                 f"{self.path}: the knowledge index was deleted or replaced while it was open; "
-                "restart to have it made anew"
+                "reload or restart to have it made anew"
             )
         return collection
 
@@ -186,7 +186,8 @@ class Index:
                     "that can be written, free space, and no other program that locks it"
                 ) from exc
             raise KnowledgeCorrupt(
-                f"{self.path}: the knowledge index is damaged ({exc}); restart to have it made anew"
+                f"{self.path}: the knowledge index is damaged ({exc}); "
+                "reload or restart to have it made anew"
             ) from exc
 
     def _locked(self) -> KnowledgeUnavailable:

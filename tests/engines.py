@@ -279,9 +279,7 @@ class Workshop:
         sessions = SessionStore(url, busy_timeout_s=busy_timeout_s)
         self._open.callback(sessions.close)
         host = ModelHost(model or steady(), queue_limit)
-        return DialogueEngine(
-            Parts(registry, host, knowledge, embedder), sessions, **engine_args
-        )
+        return DialogueEngine(Parts(registry, host, knowledge, embedder), sessions, **engine_args)
 
     def bundle(self, name: str = "bundle", **bundle_args: Any) -> Path:
         """Write a sound bundle for the tiny base and return its folder."""

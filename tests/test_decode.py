@@ -28,11 +28,8 @@ def tokenizer() -> Any:
 
 def byte_ids(raw: bytes) -> list[int]:
     """Return the ids of single bytes, which need not be whole characters."""
-    whole = {}
-    for code in range(256):
-        (letter,) = _BYTE_TO_LETTER[code]
-        whole[code] = tokenizer().convert_tokens_to_ids(letter)
-    return [whole[code] for code in raw]
+    letters = [_BYTE_TO_LETTER[code] for code in raw]
+    return list(tokenizer().convert_tokens_to_ids(letters))
 
 
 def _byte_letters() -> dict[int, str]:

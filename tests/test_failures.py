@@ -332,7 +332,7 @@ def of_another_base(bundle: Path) -> None:
     (bundle / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
 
 
-def edit_heads(bundle: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+def edit_heads(bundle: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
     tensors = load_file(bundle / HEADS)
     change(tensors)
     save_file(tensors, bundle / HEADS)

@@ -127,7 +127,7 @@ def test_said_by_keyword(utterance: str) -> None:
 def test_said_by_keyword_needs_the_whole_word() -> None:
     refused = verdict({"said": {"keywords": ["key"]}}, "I saw a monkey")
     assert not refused.permitted
-    assert "the talk has not come to it ('key')" == refused.reason
+    assert refused.reason == "the talk has not come to it ('key')"
 
 
 def test_said_by_meaning_holds_at_the_similarity() -> None:

@@ -18,7 +18,7 @@ from torch import nn
 import engine.model as model_module
 from engine.decode import Sampler, Sampling
 from engine.errors import ModelError, NotReady
-from engine.host import Job, LineDone, run_job
+from engine.host import Job, LineDone, StateKnown, run_job
 from engine.model import (
     LanguageModel,
     choose_device,
@@ -299,6 +299,7 @@ def test_line_break_ends_the_line(monkeypatch):
     with watching(model, monkeypatch) as watch:
         *_, done = run_job(model, job_for(model))
     assert watch.chosen == script[:4]
+    assert isinstance(done, LineDone)
     assert done.text == "Hi"
 
 
@@ -417,7 +418,9 @@ def test_rows_that_no_token_has_are_written_as_nothing(tiny, monkeypatch):
     base, tokenizer = tiny_model("qwen2", spare_rows=20)
     model = language_model(base, tokenizer, tiny_bundle(base, tokenizer))
     model.model.lm_head = ScriptedHead([len(tokenizer) + 15], len(tokenizer) + 20)
-    assert list(run_job(model, job_for(model)))[-1].text == ""  # type: ignore[union-attr]
+    *_, done = run_job(model, job_for(model))
+    assert isinstance(done, LineDone)
+    assert done.text == ""
 
 
 def test_markers_of_an_untrained_bundle_look_like_a_line_break():
@@ -461,7 +464,7 @@ def make_adapter(folder: Path, kind: str = "qwen2", base: Any = None) -> Any:
         init_lora_weights=False,
     )
     adapted = get_peft_model(base, config).eval()
-    adapted.save_pretrained(folder, save_embedding_layers=False)
+    adapted.save_pretrained(str(folder), save_embedding_layers=False)
     return adapted
 
 
@@ -560,6 +563,7 @@ def test_base_in_four_bits_runs_a_job_with_its_adapter_beside_it(tmp_path, kind)
     assert not projection.merged
     state, *_, done = run_job(model, job_for(model))
     assert isinstance(done, LineDone)
+    assert isinstance(state, StateKnown)
     assert all(0.0 <= value <= 1.0 for value in state.reading.probabilities.values())
     ids = job_for(model).ids
     adapted_H = model.prefill(ids).hidden_H

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from engine.errors import Busy, ConflictError, InvalidRequest, PromptError, UnknownNPC
+from engine.host import Event, Job, ModelHost
 from engine.pipeline import DialogueEngine
-from engine.schema import FLAGS, Delta, GenParams, TurnResult
+from engine.play import TurnEvent
+from engine.schema import FLAGS, Delta, GenParams, TurnRequest, TurnResult
 from tests.engines import (
     ALL_FIRE,
     FIRE,
@@ -25,6 +28,7 @@ from tests.engines import (
     request,
     shipped,
     steady,
+    swap_parts,
     without_times,
 )
 from tests.fakes import tiny_language_model
@@ -49,6 +53,16 @@ PROMPT = "<SYS>You are Ada.<PLAYER>Good morning<STATE>"
 def lab(tmp_path: Path) -> Iterator[Workshop]:
     with Workshop(tmp_path) as workshop:
         yield workshop
+
+
+@contextmanager
+def closing_stream(
+    engine: DialogueEngine, asked: TurnRequest
+) -> Iterator[Generator[TurnEvent, None, None]]:
+    """Give a turn's stream and stop listening at the end of the block."""
+    stream = cast("Generator[TurnEvent, None, None]", engine.ask_stream(asked))
+    with closing(stream):
+        yield stream
 
 
 def silvia(lab: Workshop) -> DialogueEngine:
@@ -327,11 +341,10 @@ def test_many_sessions_at_once_stay_apart(lab: Workshop) -> None:
 
 def test_turn_is_refused_where_too_many_wait(lab: Workshop) -> None:
     engine = lab.engine(queue_limit=1)
-    playing = engine.ask_stream(request("Good morning."))
-    next(playing)
-    with pytest.raises(Busy):
-        ask(engine, "Good morning.", KEEPER, "p2")
-    playing.close()
+    with closing_stream(engine, request("Good morning.")) as playing:
+        next(playing)
+        with pytest.raises(Busy):
+            ask(engine, "Good morning.", KEEPER, "p2")
     assert engine.session("p2", KEEPER)["version"] == 0
     assert ask(engine, "Good morning.", KEEPER, "p2").meta.version == 1
 
@@ -426,10 +439,9 @@ def test_nothing_is_committed_before_the_last_event(lab: Workshop) -> None:
 def test_stream_that_is_dropped_midway_leaves_no_trace(lab: Workshop, heard: int) -> None:
     engine = lab.engine(model=steady(trust=0.1))
     asked = request("Good morning.", gen_params={"max_new_tokens": 32}, turn_id="t1")
-    stream = engine.ask_stream(asked)
-    for _ in range(heard):
-        assert next(stream).kind != "result"
-    stream.close()
+    with closing_stream(engine, asked) as stream:
+        for _ in range(heard):
+            assert next(stream).kind != "result"
     assert engine.session("p1", KEEPER)["version"] == 0
     assert engine.transcript("p1", KEEPER) == []
     assert engine.ask(asked).meta.version == 1
@@ -451,10 +463,11 @@ def without_model(lab: Workshop) -> DialogueEngine:
     """Return an engine whose model must not be touched."""
     engine = lab.engine(model=steady(trust=0.1, shifts=ALL_FIRE))
 
-    def untouchable(_job: Any) -> Any:
-        raise AssertionError("the model was asked")
+    class Untouchable(ModelHost):
+        def run(self, job: Job) -> Iterator[Event]:
+            raise AssertionError("the model was asked")
 
-    engine.parts.host.run = untouchable  # type: ignore[method-assign]
+    swap_parts(engine, host=Untouchable(engine.parts.host.model))
     return engine
 
 
@@ -610,7 +623,9 @@ def test_predict_puts_persona_tags_into_the_prompt(lab: Workshop) -> None:
     assert predict(engine, PROMPT, tags) == predict(engine, written)
     assert predict(engine, PROMPT, tags)["delta"] != predict(engine, PROMPT)["delta"]
     with_ctx = "<SYS>You are Ada.<CTX>place rock<PLAYER>Good morning<STATE>"
-    merged = "<SYS>You are Ada.<CTX>npc_mood grief; trust 0.5. place rock<PLAYER>Good morning<STATE>"
+    merged = (
+        "<SYS>You are Ada.<CTX>npc_mood grief; trust 0.5. place rock<PLAYER>Good morning<STATE>"
+    )
     assert predict(engine, with_ctx, tags) == predict(engine, merged)
 
 

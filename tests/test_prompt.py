@@ -57,9 +57,10 @@ def qwen_tokenizer() -> Any:
     trainer = trainers.BpeTrainer(vocab_size=330, initial_alphabet=alphabet, show_progress=False)
     raw.train_from_iterator([words] * 3, trainer)
     model = json.loads(raw.to_str())["model"]
+    merges: Any = [tuple(pair) for pair in model["merges"]]
     tokenizer = Qwen2Tokenizer(
         vocab=model["vocab"],
-        merges=[tuple(pair) for pair in model["merges"]],
+        merges=merges,
         extra_special_tokens=["<|im_start|>", "<|im_end|>"],
     )
     controls = ("<tool_call>", "<|repo_name|>", "<|fim_prefix|>")
@@ -191,12 +192,14 @@ def check_ids(encoder: PromptEncoder, ids: Sequence[int], turns: int) -> None:
         marker_of(encoder, marker) for marker in UP_TO_STATE
     ]
     assert ids[-1] == encoder.state_id
-    opener = tokenizer.convert_tokens_to_ids("<|im_start|>") if encoder.chat_closer else None
-    closer = encoder.chat_closer[0] if encoder.chat_closer else None
-    assert list(ids).count(opener) == (2 + 2 * turns if encoder.chat_closer else 0)
-    assert list(ids).count(closer) == (1 + 2 * turns if encoder.chat_closer else 0)
+    frame: set[int] = set()
+    if encoder.chat_closer:
+        opener, closer = tokenizer.convert_tokens_to_ids("<|im_start|>"), encoder.chat_closer[0]
+        assert list(ids).count(opener) == 2 + 2 * turns
+        assert list(ids).count(closer) == 1 + 2 * turns
+        frame = {opener, closer}
     added = set(tokenizer.added_tokens_decoder) | set(tokenizer.all_special_ids)
-    ours = {opener, closer, *encoder._markers.values()}
+    ours = {*frame, *encoder._markers.values()}
     assert not set(ids) & (added - ours)
 
 
@@ -262,22 +265,22 @@ def test_hostile_npc_file_and_session_make_one_state(kind):
 @given(parts=parts_of_anything)
 @settings(max_examples=40)
 def test_prompt_of_the_embedded_base_holds_one_state(real_base, parts):
-    encoder = encoder_for(real_tokenizer(real_base.path))
+    encoder = real_encoder(real_base.path)
     check_ids(encoder, encoder.encode(parts).ids, len(parts.history))
 
 
 @functools.cache
-def real_tokenizer(path: Any) -> Any:
-    return AutoTokenizer.from_pretrained(path, local_files_only=True)
+def real_encoder(path: Any) -> PromptEncoder:
+    return encoder_for(AutoTokenizer.from_pretrained(path, local_files_only=True))
 
 
 @pytest.mark.real
 def test_embedded_base_uses_spare_tokens_and_chat_turns(real_base):
-    tokenizer = real_tokenizer(real_base.path)
+    encoder = real_encoder(real_base.path)
+    tokenizer = encoder._tokenizer
     markers = choose_marker_ids(tokenizer, len(tokenizer))
     assert tokenizer.convert_ids_to_tokens(markers[SYS]) == "<repo_name>"
     assert max(markers.values()) < len(tokenizer)
-    encoder = encoder_for(tokenizer)
     shown = tokenizer.decode(encoder.encode(make_parts(history=(("Hi", "Hello."),))).ids)
     assert "<|im_start|>assistant\nHello.<|im_end|>\n<|im_start|>user\n" in shown
 
@@ -333,9 +336,8 @@ def test_render_tells_persona_state_and_standing():
     parts = render(npc, state, " Hello\u200b ")
     for said in ("You are Mira, bell keeper.", "Keeps the bell.", "kind, slow", "Never lies."):
         assert said in parts.sys
-    assert parts.player_state == (
-        "The player carries: rope. Has done: nothing. World: bells=2, night=true."
-    )
+    for told in ("rope", "nothing", "bells=2, night=true"):
+        assert told in parts.player_state
     assert "trust 0.25 (slight), relationship -0.50 (hostile)" in parts.tags
     assert (parts.history, parts.utterance) == ((("Hi there", "Hm."),), "Hello")
 

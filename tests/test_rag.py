@@ -25,9 +25,11 @@ from chromadb.utils.embedding_functions import ONNXMiniLM_L6_V2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rag import files, index
 from rag import store as store_module
 from rag.documents import Document, from_stored
 from rag.interpret import Interpretation, description, interpret, lore
+from rag.rows import key_filter
 from rag.store import (
     KnowledgeCorrupt,
     KnowledgeError,
@@ -261,7 +263,7 @@ def test_index_of_another_embedder_is_emptied(
     first = opened()
     first.sync(LORE)
     first.close()
-    caplog.set_level("INFO", logger="rag.store")
+    caplog.set_level("INFO", logger="rag")
     other = opened("other") if change == "id" else opened(using=WordEmbedder(DIMENSION * 2))
     assert "emptied" in caplog.text
     assert other.count() == 0
@@ -357,7 +359,7 @@ def test_half_a_character_in_a_filter_matches_nothing(store: KnowledgeStore) -> 
 @settings(max_examples=50, deadline=None)
 @given(st.text(), st.text())
 def test_filter_values_are_never_read_as_operators(npc_id: str, stage: str) -> None:
-    where = store_module._where(npc_id=npc_id, quest_stage=stage)
+    where = key_filter(npc_id=npc_id, quest_stage=stage)
     try:
         (npc_id + stage).encode()
     except UnicodeEncodeError:
@@ -641,7 +643,7 @@ def locked_by_another_process(file: Path) -> Iterator[None]:
 
 @pytest.fixture
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "LOCK_SECONDS", 0.3)
+    monkeypatch.setattr(files, "LOCK_SECONDS", 0.3)
 
 
 @pytest.mark.usefixtures("_impatient")
@@ -728,7 +730,7 @@ def test_index_that_cannot_be_used_now_is_not_taken_for_damaged(
         raise InternalError(f"error returned from database: {complaint}")
 
     with monkeypatch.context() as patch:
-        patch.setattr(store_module, "_start_system", refuse)
+        patch.setattr(index, "_start_system", refuse)
         with pytest.raises(KnowledgeUnavailable) as caught:
             opened(rebuild=True)
     assert complaint in str(caught.value)

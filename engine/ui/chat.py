@@ -89,6 +89,7 @@ class ChatTab:
             show_label=False,
             height=440,
             render_markdown=False,
+            latex_delimiters=[],
             group_consecutive_messages=False,
             feedback_options=None,
             buttons=[],
@@ -222,7 +223,12 @@ class ChatTab:
         talk = [*view.talk, message("user", words)]
         if words.strip():
             pending = [*talk, message("assistant", _PENDING)]
-            yield {self._chat: pending, self.box: "", self._note: "", **self._busy(True)}
+            yield {
+                self._chat: render.speech(pending),
+                self.box: "",
+                self._note: "",
+                **self._busy(True),
+            }
         events = self._api.ask_stream(words, view.npc_id, view.player, *sent)
         with closing(cast(Generator[dict[str, Any], None, None], events)):
             for event in events:
@@ -240,7 +246,7 @@ class ChatTab:
                     yield {self._turn: self._decided(view, event, locale, writing=True)}
                 else:
                     line = message("assistant", event["text"] or _PENDING)
-                    yield {self._chat: [*talk, line]}
+                    yield {self._chat: render.speech([*talk, line])}
 
     def stopped(self, request: gr.Request) -> None:
         """Ask the browser's running turn to stop at its next event."""
@@ -327,7 +333,7 @@ class ChatTab:
         npc = self.desk.npc(view)
         return {
             **self._filled(view, locale),
-            self._chat: list(view.talk),
+            self._chat: render.speech(view.talk),
             self._turn: render.standing_view(npc, view.standing, locale),
         }
 
@@ -348,7 +354,7 @@ class ChatTab:
         return {
             **self._filled(view, locale),
             **self._busy(False),
-            self._chat: list(view.talk),
+            self._chat: render.speech(view.talk),
             self._turn: self._decided(view, result, locale),
         }
 
@@ -367,7 +373,7 @@ class ChatTab:
     def _back(self, view: View, words: str, note: str) -> Updates:
         """Draw the page as it was before the turn, with the words back in the box."""
         return {
-            self._chat: list(view.talk),
+            self._chat: render.speech(view.talk),
             self.box: words,
             self._note: note,
             **self._busy(False),

@@ -332,6 +332,11 @@ def _needs(when: Conditions, locale: str) -> str:
     return " · ".join(needs) or esc(say("needs_nothing", locale))
 
 
+def speech(talk: Iterable[Mapping[str, str]]) -> list[dict[str, str]]:
+    """Return chat messages whose text is shown as it stands: the chat would draw markup in it."""
+    return [{**one, "content": html.escape(one["content"], quote=False)} for one in talk]
+
+
 def will_send_view(context: Json, gen_params: Json, locale: str) -> str:
     """Draw which scene fields the next turn will carry."""
     pairs = [*context.items(), *gen_params.items()]

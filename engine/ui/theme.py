@@ -120,10 +120,11 @@ _LAYOUT = """
 #pc-tools button { flex:0 0 auto; min-width:88px; } #pc-note { flex:1 1 auto; min-width:0 !important; }
 #pc-game-state-error:not(:has(.pc-note)) { display:none; }
 #pc-scene .form { border:0; background:none; gap:12px; } #pc-scene .form > .block { padding:0;
-  border:0; background:none; } #pc-scene > .block { padding:14px; }
+  border:0; border-radius:0; background:none; overflow:visible !important; } #pc-scene > .block { padding:14px; }
 #pc-api { max-width:980px; margin:0 auto; overflow-x:auto; }
 @media (max-width:767px) { .gradio-container .main.fillable, .gradio-container > main {
   padding:10px 12px 20px !important; } #pc-talk { height:min(56vh,460px) !important; }
+  .pc-figures { gap:6px; } .pc-figures b { font-size:1.15rem; }
   .pc-card .pc-traits { display:none; } .pc-card .pc-story { display:-webkit-box;
   -webkit-line-clamp:2; -webkit-box-orient:vertical; overflow:hidden; } }
 """
@@ -178,6 +179,7 @@ _TURN = """
   background:var(--pc-down-soft); color:var(--pc-down); }
 .pc-writing { font-size:.8rem; font-weight:400; font-style:italic; color:var(--pc-dim); }
 .pc-gauge { margin:0 0 12px; } .pc-figures { display:flex; align-items:baseline; gap:8px; }
+.pc-figures > * { white-space:nowrap; overflow-wrap:normal; }
 .pc-figures .pc-name { font-size:.86rem; color:var(--pc-dim); margin-right:auto; }
 .pc-figures b { font-size:1.35rem; font-weight:600; font-variant-numeric:tabular-nums; }
 .pc-from { color:var(--pc-dim); font-size:.9rem; font-variant-numeric:tabular-nums; }
