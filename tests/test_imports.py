@@ -29,6 +29,7 @@ TRAINING_MAY_USE = {
     "engine.errors",
     "engine.decision",
     "engine.settings",
+    "engine.state",
 }
 LIGHT = ("engine.errors", "engine.text", "engine.schema", "engine.npc", "engine.npc_import")
 HEAVY = ("torch", "transformers", "chromadb", "gradio")

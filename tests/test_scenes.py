@@ -175,5 +175,12 @@ def test_scene_is_played_by_the_shipped_model(served: EngineService, asked: Turn
     check_result(asked, result)
     check_scene(asked, result)
     assert result.meta.line == ("authored" if result.meta.language == "ko" else "generated")
-    again = served.engine.ask(asked.model_copy(update={"player_id": "again"}))
-    assert (again.text, again.flags, again.delta) == (result.text, result.flags, result.delta)
+
+
+@pytest.mark.real
+def test_shipped_model_plays_a_scene_the_same_for_two_players(served: EngineService) -> None:
+    one, two = (
+        served.engine.ask(SCENES[-1].model_copy(update={"player_id": player}))
+        for player in ("first", "second")
+    )
+    assert (one.text, one.flags, one.delta) == (two.text, two.flags, two.delta)

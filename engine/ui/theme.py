@@ -120,11 +120,11 @@ _LAYOUT = """
 #pc-tools button { flex:0 0 auto; min-width:88px; } #pc-note { flex:1 1 auto; min-width:0 !important; }
 #pc-game-state-error:not(:has(.pc-note)) { display:none; }
 #pc-scene .form { border:0; background:none; gap:12px; } #pc-scene .form > .block { padding:0;
-  border:0; border-radius:0; background:none; overflow:visible !important; } #pc-scene > .block { padding:14px; }
+  border:0; border-radius:0; background:none; overflow:visible !important; }
+#pc-scene > .block { padding:14px; }
 #pc-api { max-width:980px; margin:0 auto; overflow-x:auto; }
 @media (max-width:767px) { .gradio-container .main.fillable, .gradio-container > main {
   padding:10px 12px 20px !important; } #pc-talk { height:min(56vh,460px) !important; }
-  .pc-figures { gap:6px; } .pc-figures b { font-size:1.15rem; }
   .pc-card .pc-traits { display:none; } .pc-card .pc-story { display:-webkit-box;
   -webkit-line-clamp:2; -webkit-box-orient:vertical; overflow:hidden; } }
 """
@@ -245,6 +245,7 @@ _CHAT = """
 #pc-talk .user.message { background:var(--pc-up-soft); border-color:transparent; }
 #pc-talk .message { font-size:1rem; line-height:1.55; }
 #pc-talk .bot.message, #pc-talk .bot .message { font-family:var(--pc-serif); font-size:1.06rem; }
+@media (max-width:767px) { .pc-figures { gap:6px; } .pc-figures b { font-size:1.15rem; } }
 @media (prefers-reduced-motion:reduce) { *, *::before { animation:none !important;
   transition:none !important; } }
 """
