@@ -6,7 +6,7 @@ are in `engine.settings`.
 
 from __future__ import annotations
 
-import engine.gpu  # first: a ZeroGPU Space patches torch before anything imports it  # isort: skip # noqa: F401
+import engine.gpu  # first: a ZeroGPU Space patches torch before anything imports it  # isort: skip
 
 import logging
 import os
@@ -81,6 +81,8 @@ def main() -> int:
     logger.info("starting; the page will be at http://%s:%d", host, port)
     service = EngineService(settings)
     loading = service.start()
+    if engine.gpu.lent_per_call():
+        loading.join()
     threading.Thread(target=_tell_when_ready, args=(service, loading), daemon=True).start()
     try:
         serve(service, host, port)

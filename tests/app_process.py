@@ -1,10 +1,10 @@
 """Serves the page with the tiny random model, in a process of its own.
 
-    python -m tests.app_process PORT DATA_DIR [--slow SECONDS] [--delay SECONDS]
+    python -m tests.app_process PORT DATA_DIR [--slow SECONDS] [--hold FILE]
 
-`--slow` waits that long before every piece of a line, so that a test can see it grow; `--delay`
-before the model is there, so that it can see the bar. Every flag fires that the gate permits.
-`served` starts one for all tests of a run.
+`--slow` waits that long before every piece of a line, so that a test can see it grow; `--hold` keeps
+the model back until the file is there, so that it can see the bar. Every flag fires that the
+gate permits. `served` starts one for all tests of a run.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def slowed(model: LanguageModel, seconds: float) -> LanguageModel:
     return model
 
 
-def serve(port: int, data_dir: Path, slow: float, delay: float) -> None:
+def serve(port: int, data_dir: Path, slow: float, hold: Path | None) -> None:
     """Serve until told to stop; the imports stand here because they take seconds."""
     import app
     from engine.schema import FLAGS
@@ -125,7 +125,8 @@ def serve(port: int, data_dir: Path, slow: float, delay: float) -> None:
 
     def load(_settings: Settings, progress: Callable[[float, str], None]) -> LanguageModel:
         progress(0.4, "loading the tiny model")
-        time.sleep(delay)
+        while hold and not hold.exists():
+            time.sleep(0.05)
         return slowed(tiny_language_model(shifts=dict.fromkeys(FLAGS, 30.0)), slow)
 
     service = EngineService(
@@ -145,10 +146,10 @@ def main() -> int:
     parser.add_argument("port", type=int)
     parser.add_argument("data_dir", type=Path)
     parser.add_argument("--slow", type=float, default=0.0)
-    parser.add_argument("--delay", type=float, default=0.0)
+    parser.add_argument("--hold", type=Path)
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
-    serve(given.port, given.data_dir, given.slow, given.delay)
+    serve(given.port, given.data_dir, given.slow, given.hold)
     return 0
 
 

@@ -347,3 +347,11 @@ def test_forked_turn_that_is_dropped_frees_the_model(borrowed_gpu):
 def test_without_a_space_the_call_stays_as_it_is(monkeypatch):
     monkeypatch.setattr(gpu, "spaces", None)
     assert gpu.on_accelerator(run_job) is run_job
+
+
+def test_without_a_lent_gpu_nothing_is_decorated_and_nothing_waits() -> None:
+    def call() -> int:
+        return 1
+
+    assert gpu.on_accelerator(call) is call
+    assert not gpu.lent_per_call()

@@ -267,7 +267,7 @@ Open = Callable[..., Any]
 
 
 @pytest.fixture
-def visit(browser, request) -> Iterator[Open]:
+def visit(browser) -> Iterator[Open]:
     """Open the page in a browser context of its own; fails on console errors and stray requests."""
     complaints: list[str] = []
     contexts = []
@@ -465,12 +465,14 @@ def test_a_phone_shows_all_without_scrolling_sideways(visit, url, scheme):
 
 
 def test_starting_is_shown_and_the_process_stops_when_asked(visit, tmp_path: Path):
-    process, url = start(tmp_path / "data", "--delay", "6")
+    ready = tmp_path / "ready"
+    process, url = start(tmp_path / "data", "--hold", str(ready))
     try:
         page = visit(url, ready=False)
         page.wait_for_selector("#pc-status [role=progressbar]")
         page.wait_for_selector("#pc-card h2")
         page.fill("#pc-say textarea", "Hello?")
+        ready.touch()
         page.wait_for_selector("#pc-status .pc-good")
         assert page.input_value("#pc-say textarea") == "Hello?"
         page.context.close()

@@ -122,7 +122,7 @@ def fit_bundle(
             "strength": fitted.strength,
             "only_permitted": fitted.only_permitted,
             "rows": {name: len(part) for name, part in asdict(split).items()},
-            "data_sha256": _digest(rows),
+            "data_sha256": data_digest(rows),
         },
     )
     return Bundle(
@@ -184,7 +184,8 @@ def _calibrated(
     return platts, thresholds, probability_BN
 
 
-def _digest(rows: Sequence[Row]) -> str:
+def data_digest(rows: Sequence[Row]) -> str:
+    """Return the SHA-256 of all rows' content, in their order."""
     text = "\n".join(json.dumps(row.model_dump(mode="json"), sort_keys=True) for row in rows)
     return hashlib.sha256(text.encode()).hexdigest()
 

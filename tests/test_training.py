@@ -1,0 +1,202 @@
+"""Fitting a first bundle: splits, maps, calibration, figures, and that the result serves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.model import LanguageModel
+from engine.npc import NPCRegistry, load_folder
+from engine.prompt import STATE
+from engine.schema import FLAGS
+from heads.bundle import load_bundle, save_bundle
+from tests.fakes import BASE_ID, FINGERPRINT, WordEmbedder, tiny_model
+from training import metrics
+from training.__main__ import main
+from training.features import encode_rows, make_reader, row_parts, state_features
+from training.fit import FitArgs, data_digest, default_out, fit_bundle
+from training.fit_heads import (
+    apply_platt,
+    build_heads,
+    calibrate,
+    choose_thresholds,
+    fit_delta,
+    fit_flags,
+)
+from training.labels import label_rows
+from training.rows import Row, read_rows
+from training.split import split_rows
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def registry() -> NPCRegistry:
+    return load_folder(ROOT / "npc_configs")
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[Row]:
+    return read_rows()
+
+
+def test_no_group_stands_in_two_parts_and_no_row_is_lost(rows: list[Row]) -> None:
+    split = split_rows(rows, seed=3)
+    parts = [set(split.train), set(split.valid), set(split.test)]
+    assert sorted(index for part in parts for index in part) == list(range(len(rows)))
+    groups = [{rows[index].group for index in part} - {None} for part in parts]
+    assert not (groups[0] & groups[1] or groups[0] & groups[2] or groups[1] & groups[2])
+
+
+def test_every_part_of_the_split_has_every_npc_and_both_languages(rows: list[Row]) -> None:
+    split = split_rows(rows, seed=7)
+    for part in (split.train, split.valid, split.test):
+        assert {rows[index].npc_id for index in part} == {row.npc_id for row in rows}
+        assert {rows[index].lang for index in part} == {"en", "ko"}
+
+
+def test_the_same_seed_gives_the_same_split(rows: list[Row]) -> None:
+    assert split_rows(rows, seed=5) == split_rows(rows, seed=5)
+    assert split_rows(rows, seed=5) != split_rows(rows, seed=6)
+
+
+def test_rows_are_rendered_in_the_variant_the_base_can_write(
+    rows: list[Row], registry: NPCRegistry
+) -> None:
+    korean = next(r for r in rows if r.lang == "ko" and r.npc_id == "mother_abandoned_factory")
+    assert "Silvia" in row_parts(korean, registry, ("en",)).sys
+    assert "실비아" in row_parts(korean, registry, ("en", "ko")).sys
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_features_with_a_shared_prefix_equal_those_of_serving(
+    kind: str, rows: list[Row], registry: NPCRegistry
+) -> None:
+    model, tokenizer = tiny_model(kind)
+    reader = make_reader(model, tokenizer, max_tokens=8000)
+    chosen = [rows[0], rows[1], rows[-1]]
+    prompts = encode_rows(reader, chosen, registry, ("en",))
+    features = state_features(reader, prompts)
+    bundle = fit_tiny(rows, registry, kind)
+    served = LanguageModel(
+        *tiny_model(kind),
+        bundle,
+        base_id=BASE_ID,
+        base_fingerprint=FINGERPRINT,
+        max_prompt_tokens=8000,
+    )
+    for prompt, row_features in zip(prompts, features, strict=True):
+        assert prompt.ids.count(bundle.info.markers[STATE]) == 1
+        layer = bundle.info.spec.layer
+        expected = row_features[-1 if layer == -1 else layer - 1]
+        assert np.abs(served.prefill(prompt.ids).hidden_H.numpy() - expected).max() < 1e-4
+
+
+def fit_tiny(rows: list[Row], registry: NPCRegistry, kind: str = "qwen2"):
+    model, tokenizer = tiny_model(kind)
+    reader = make_reader(model, tokenizer, max_tokens=8000)
+    random = np.random.default_rng(0)
+    features = random.normal(size=(len(rows), 4, 32)).astype(np.float32)
+    return fit_bundle(
+        rows,
+        registry,
+        reader,
+        WordEmbedder(),
+        FitArgs(seed=1, layer=2, name="tiny"),
+        base_id=BASE_ID,
+        base_fingerprint=FINGERPRINT,
+        languages=("en",),
+        features=features,
+    )
+
+
+def test_a_fitted_bundle_saves_loads_and_says_what_made_it(
+    tmp_path: Path, rows: list[Row], registry: NPCRegistry
+) -> None:
+    bundle = fit_tiny(rows, registry)
+    save_bundle(bundle, tmp_path / "bundle")
+    loaded = load_bundle(tmp_path / "bundle")
+    assert loaded.info.spec.flags == FLAGS
+    assert loaded.info.training["data_sha256"] == data_digest(rows)
+    assert loaded.info.training["seed"] == 1
+    for name in ("heads", "majority", "tfidf_utterance", "tfidf_prompt", "always_propose"):
+        assert 0.0 <= loaded.info.metrics[name]["with_gate"]["flag_macro_f1"] <= 1.0
+    assert "## Limits" in loaded.card
+
+
+def test_fitting_twice_gives_the_same_heads(rows: list[Row], registry: NPCRegistry) -> None:
+    first, second = fit_tiny(rows, registry), fit_tiny(rows, registry)
+    for name, tensor in first.heads.state_dict().items():
+        assert np.array_equal(tensor.numpy(), second.heads.state_dict()[name].numpy())
+    assert first.info == second.info
+
+
+def test_labels_never_grant_what_the_gate_refuses(rows: list[Row], registry: NPCRegistry) -> None:
+    labels = label_rows(rows, registry, WordEmbedder())
+    assert not (labels.truth_BN & ~labels.permitted_BN).any()
+
+
+def test_linear_heads_learn_what_can_be_learned() -> None:
+    random = np.random.default_rng(1)
+    features = random.normal(size=(400, 6))
+    truth = np.stack([features[:, 0] > 0.5, features[:, 1] < -0.2, np.zeros(400, bool)], axis=1)
+    everywhere = np.ones_like(truth)
+    flags = fit_flags(features[:300], truth[:300], everywhere[:300], strength=1.0)
+    platts = calibrate(flags(features[200:300]), truth[200:300], everywhere[200:300])
+    probability = apply_platt(flags(features), platts)
+    thresholds = choose_thresholds(probability[200:300], truth[200:300], everywhere[200:300])
+    fired = probability[300:] >= thresholds
+    assert metrics.f1_scores(truth[300:], fired)["flag_macro_f1"] > 0.9
+    assert not fired[:, 2].any()  # a flag without a positive stays off
+    delta = fit_delta(features[:300], 0.1 * np.tanh(features[:300, :2]), strength=1.0)
+    figures = metrics.delta_figures(0.1 * np.tanh(features[300:, :2]), np.tanh(delta(features[300:])))
+    assert figures["delta_spearman"] > 0.9
+
+
+def test_heads_in_torch_read_what_was_fitted_in_numpy() -> None:
+    import torch
+
+    from heads.spec import HeadSpec
+
+    random = np.random.default_rng(2)
+    features = random.normal(size=(50, 5)).astype(np.float32)
+    truth = random.random((50, 2)) > 0.5
+    flags = fit_flags(features, truth, np.ones_like(truth), strength=0.1)
+    delta = fit_delta(features, 0.1 * random.normal(size=(50, 2)), strength=0.1)
+    heads = build_heads(HeadSpec(("a", "b"), 5), delta, flags, [0.3, 0.7])
+    outputs = heads(torch.from_numpy(features))
+    assert np.abs(outputs.flag_logits_BN.detach().numpy() - flags(features)).max() < 1e-4
+    assert np.abs(outputs.delta_B2.detach().numpy() - np.tanh(delta(features))).max() < 1e-5
+    assert np.allclose(outputs.threshold_BN.detach().numpy(), [0.3, 0.7], atol=1e-5)
+
+
+def test_calibration_error_is_zero_for_honest_and_large_for_boastful_probabilities() -> None:
+    truth = np.array([True] * 30 + [False] * 70)
+    assert metrics.expected_calibration_error(truth, np.full(100, 0.3)) < 1e-6
+    assert metrics.expected_calibration_error(truth, np.full(100, 0.99)) > 0.6
+
+
+def test_a_bad_row_ends_the_command_with_file_line_and_field(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"npc_id": "x"}\n', encoding="utf-8")
+    assert main(["fit", "--data", str(bad), "--out", str(tmp_path / "out")]) == 1
+    assert "bad.jsonl:1" in caplog.text
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_shipped_bundle_was_made_from_the_shipped_rows() -> None:
+    info = load_bundle(default_out()).info
+    assert info.training["data_sha256"] == data_digest(read_rows())
+    assert info.spec.flags == FLAGS
+    assert set(info.metrics["heads"]["by_language"]) == {"en", "ko"}
+
+
+@pytest.mark.real
+def test_the_shipped_bundle_is_for_the_embedded_base(real_base) -> None:
+    info = load_bundle(default_out()).info
+    assert info.base_fingerprint == real_base.fingerprint
+    assert info.base_id == real_base.id
