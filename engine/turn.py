@@ -19,8 +19,8 @@ from engine.schema import (
     LineSource,
     Meta,
     ModelInfo,
-    Path,
     Reaction,
+    Route,
     SessionState,
     Timings,
     TurnRequest,
@@ -49,14 +49,14 @@ class TurnFrame:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a turn decided, whichever path it took."""
+    """What a turn decided, whichever route it took."""
 
-    path: Path
+    route: Route
     delta: Delta
     details: Mapping[str, FlagDetail]
     actions: tuple[Action, ...] = ()
     line: LineSource = "generated"
-    path_reason: str | None = None
+    route_reason: str | None = None
     reaction: Reaction | None = None
 
     @property
@@ -108,8 +108,8 @@ def build_result(
             player_id=frame.request.player_id,
             turn_id=frame.turn_id,
             version=frame.version + 1,
-            path=outcome.path,
-            path_reason=outcome.path_reason,
+            route=outcome.route,
+            route_reason=outcome.route_reason,
             language=frame.npc.language,
             line=outcome.line,
             quest_stage=frame.state.quest_stage,

@@ -55,7 +55,7 @@ def test_answer_has_text_delta_flags_and_meta(api: Api) -> None:
     assert tuple(answer["flags"]) == FLAGS
     meta = answer["meta"]
     assert (meta["npc_id"], meta["player_id"], meta["turn_id"]) == (KEEPER, "p1", "t1")
-    assert (meta["path"], meta["version"], meta["quest_stage"]) == ("main", 1, "closed")
+    assert (meta["route"], meta["version"], meta["quest_stage"]) == ("main", 1, "closed")
     assert set(meta["flags_detail"]["give_item"]) == {
         "probability",
         "threshold",
@@ -68,7 +68,7 @@ def test_answer_has_text_delta_flags_and_meta(api: Api) -> None:
 
 
 def test_three_arguments_are_enough(api: Api) -> None:
-    assert api.ask("Good morning.", KEEPER, "p1")["meta"]["path"] == "main"
+    assert api.ask("Good morning.", KEEPER, "p1")["meta"]["route"] == "main"
 
 
 def test_stream_begins_with_the_state_without_text_and_ends_with_the_whole(api: Api) -> None:

@@ -49,13 +49,13 @@ def lab(tmp_path: Path) -> Iterator[Workshop]:
 
 def assert_degraded(result: TurnResult) -> None:
     """Assert that a turn was answered in the NPC's voice and changed nothing."""
-    assert (result.meta.path, result.meta.line) == ("degraded", "authored")
+    assert (result.meta.route, result.meta.line) == ("degraded", "authored")
     assert result.text in FALLBACKS
     assert result.delta == Delta()
     assert result.meta.state == result.meta.state_before
     assert not any(result.flags.values())
     assert result.meta.actions == ()
-    assert result.meta.path_reason
+    assert result.meta.route_reason
     assert {detail.reason for detail in result.meta.flags_detail.values()} == {
         "the turn could not be decided"
     }
@@ -113,7 +113,7 @@ def test_turn_with_a_failing_model_changes_nothing_and_the_next_one_works(
     assert after["history"][-1] == {"player": "The key!", "npc": failed.text}
 
     worked = ask(engine, "The key!")
-    assert worked.meta.path == "main"
+    assert worked.meta.route == "main"
     assert worked.flags["give_item"]
     assert worked.delta.trust == 0.1, "what could not be decided must not count as said before"
     assert [turn.result.meta.version for turn in engine.transcript("p1", KEEPER)] == [1, 2, 3]
@@ -147,7 +147,7 @@ def test_stream_that_fails_midway_ends_with_the_degraded_result(
     assert states[0].flags["give_item"]
     last = states[-1]
     assert last is not None
-    assert last.meta.path == "degraded", "whoever listens is told that the first state is void"
+    assert last.meta.route == "degraded", "whoever listens is told that the first state is void"
     final = events[-1].result
     assert final is not None
     assert_degraded(final)
@@ -166,14 +166,14 @@ def chroma(lab: Workshop) -> Path:
 
 def test_deleted_knowledge_degrades_turns_and_a_restart_rebuilds_it(lab: Workshop) -> None:
     service = lab.service()
-    assert play(service).meta.path == "main"
+    assert play(service).meta.route == "main"
     shutil.rmtree(chroma(lab))
     assert_degraded(play(service, "Good day."))
     service.close()
 
     again = lab.service()
     assert again.status()["knowledge"] == {"ok": True, "reason": None}
-    assert play(again, "A calm sea.").meta.path == "main"
+    assert play(again, "A calm sea.").meta.route == "main"
 
 
 @pytest.mark.parametrize("garbage", [b"this is no database", b"\0" * 8192, b""])
@@ -209,7 +209,7 @@ def test_knowledge_that_cannot_be_opened_degrades_turns_until_a_restart(lab: Wor
     service.close()
 
     chroma(lab).unlink()
-    assert play(lab.service()).meta.path == "main"
+    assert play(lab.service()).meta.route == "main"
 
 
 # --- the session database -------------------------------------------------------------------------
@@ -265,7 +265,7 @@ def test_broken_npc_file_at_start_keeps_the_others(lab: Workshop) -> None:
     assert (status["ready"], status["npcs"]) == (True, 1)
     faults = {fault["file"]: fault["field"] for fault in status["npc_faults"]}
     assert faults == {"noise.json": None, "smith.json": "defaults.trust"}
-    assert play(service).meta.path == "main"
+    assert play(service).meta.route == "main"
 
 
 def test_start_without_any_sound_npc_file_says_what_is_wrong(lab: Workshop) -> None:
@@ -290,7 +290,7 @@ def test_reload_with_a_broken_file_keeps_all_that_was_good(lab: Workshop) -> Non
     payload = Api(service).reload()
     assert payload["error"]["code"] == "bad_npc_file"
     assert "keeper.json" in payload["error"]["message"]
-    assert play(service).meta.path == "main"
+    assert play(service).meta.route == "main"
 
 
 def test_reload_with_a_good_change_takes_effect_and_drops_stale_documents(lab: Workshop) -> None:
@@ -402,7 +402,7 @@ def test_damaged_bundle_is_not_served_until_it_is_whole_and_reloaded(
     assert api.reload()["reloaded"]
     assert api.status()["ready"]
     assert api.status()["reason"] is None
-    assert api.ask("Hello", KEEPER, "p1")["meta"]["path"] == "main"
+    assert api.ask("Hello", KEEPER, "p1")["meta"]["route"] == "main"
 
 
 def test_failed_reload_of_a_service_that_is_not_ready_gives_the_newest_reason(
@@ -430,7 +430,7 @@ def test_reload_of_a_damaged_bundle_keeps_the_old_one_and_the_old_npcs(
     assert service.engine.parts is parts
     assert "smith" not in service.registry.by_id
     assert service.status()["ready"]
-    assert play(service).meta.path == "main"
+    assert play(service).meta.route == "main"
 
 
 def test_reload_takes_a_new_bundle(lab: Workshop) -> None:

@@ -36,8 +36,8 @@ def result(**meta: Any) -> dict[str, Any]:
         "delta": {"trust": 0.125, "relationship": -0.04},
         "flags": {"give_item": True, "give_hint": False},
         "meta": {
-            "path": "main",
-            "path_reason": None,
+            "route": "main",
+            "route_reason": None,
             "quest_stage": "first",
             "next_quest_stage": "second",
             "state_before": {"trust": 0.1, "relationship": 0.0},
@@ -95,7 +95,7 @@ def test_a_turn_without_a_model_shows_no_probability():
     details = {"give_item": {**off, "reason": "the utterance is forbidden"}}
     reaction = {"trigger": "insult", "action": "turns_away", "emotion": None}
     drawn = render.turn_view(
-        result(path="forbidden", actions=[], flags_detail=details, reaction=reaction), "en"
+        result(route="forbidden", actions=[], flags_detail=details, reaction=reaction), "en"
     )
     assert "pc-meter" not in drawn
     assert "insult · turns_away" in drawn
@@ -110,7 +110,7 @@ def test_text_of_files_players_and_models_is_escaped(npc):
     action = {"flag": EVIL, "value": EVIL, "text": EVIL}
     drawn = [
         render.persona_card(evil, ("en",), standing, "en"),
-        render.turn_view(result(actions=[action], quest_stage=EVIL, path_reason=EVIL), "en"),
+        render.turn_view(result(actions=[action], quest_stage=EVIL, route_reason=EVIL), "en"),
         render.will_send_view({"location": EVIL, "items": [EVIL]}, {}, "en"),
         render.note(EVIL),
         render.status_view({"ready": False, "reason": EVIL, "npc_faults": []}, "en"),
@@ -172,7 +172,7 @@ def test_only_what_the_designer_changed_is_sent(npc):
         "game_state": {"open": True},
         "language": "ko",
     }
-    assert scene.gen_params_of({"temperature": 0.7, "top_p": 0.5, "seed": None}) == {"top_p": 0.5}
+    assert scene.gen_params_of({"temperature": 0.6, "top_p": 0.5, "seed": None}) == {"top_p": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_an_endpoint_keeps_stream_and_first_line():
 
         At length.
         """
-        yield {"text": text, "meta": {"path": "main"}}
+        yield {"text": text, "meta": {"route": "main"}}
 
     made = endpoint(stream)
     assert first_line(made) == "Say it."

@@ -102,7 +102,7 @@ def test_silvia_keeps_the_necklace_while_one_condition_is_missing(
     lab: Workshop, text: str, context: dict[str, Any], reason: str
 ) -> None:
     result = ask_silvia(silvia(lab), text, **context)
-    assert result.meta.path == "main"
+    assert result.meta.route == "main"
     assert not any(result.flags.values())
     assert result.meta.actions == ()
     detail = result.meta.flags_detail["give_item"]
@@ -475,7 +475,7 @@ def without_model(lab: Workshop) -> DialogueEngine:
 def test_forbidden_utterance_gets_the_authored_reaction(lab: Workshop, text: str) -> None:
     engine = without_model(lab)
     result = ask(engine, text, context=READY)
-    assert (result.meta.path, result.meta.line) == ("forbidden", "authored")
+    assert (result.meta.route, result.meta.line) == ("forbidden", "authored")
     assert result.text == "Get off my rock."
     assert result.delta == Delta(trust=-0.2, relationship=-0.1)
     assert result.meta.state == Delta(trust=0.3, relationship=-0.05)
@@ -488,7 +488,7 @@ def test_forbidden_utterance_gets_the_authored_reaction(lab: Workshop, text: str
         "shuts_door",
         "angry",
     )
-    assert str(result.meta.path_reason).startswith("insult")
+    assert str(result.meta.route_reason).startswith("insult")
     assert engine.session("p1", KEEPER)["standing"]["trust"] == 0.3
 
 
@@ -496,7 +496,7 @@ def test_forbidden_utterance_gets_the_authored_reaction(lab: Workshop, text: str
 def test_utterance_without_words_gets_a_fallback_line(lab: Workshop, text: str) -> None:
     engine = without_model(lab)
     result = ask(engine, text, context=READY)
-    assert (result.meta.path, result.meta.line) == ("invalid", "authored")
+    assert (result.meta.route, result.meta.line) == ("invalid", "authored")
     assert result.text in {"The wind took your words.", "Ask the sea."}
     assert result.delta == Delta()
     assert not any(result.flags.values())
@@ -516,7 +516,7 @@ def test_over_long_text_is_refused_and_the_limit_named(lab: Workshop) -> None:
     engine = lab.engine(max_text_chars=10)
     with pytest.raises(InvalidRequest, match="the limit is 10"):
         ask(engine, "x" * 11)
-    assert ask(engine, "x" * 10).meta.path == "main"
+    assert ask(engine, "x" * 10).meta.route == "main"
 
 
 def test_unknown_npc_is_named_with_those_that_are_there(lab: Workshop) -> None:
@@ -530,7 +530,7 @@ def test_unknown_npc_is_named_with_those_that_are_there(lab: Workshop) -> None:
 def test_korean_gets_an_authored_line_where_the_model_writes_only_english(lab: Workshop) -> None:
     engine = lab.engine(model=steady(trust=0.1, shifts=ALL_FIRE))
     result = ask(engine, "열쇠를 주세요.", context=READY)
-    assert (result.meta.path, result.meta.language, result.meta.line) == ("main", "ko", "authored")
+    assert (result.meta.route, result.meta.language, result.meta.line) == ("main", "ko", "authored")
     assert result.text == "열쇠를 가져가요."
     assert result.meta.actions[0].text == "에이다가 놋쇠 열쇠를 건넨다."
     assert result.meta.actions[0].value == "brass_key"
@@ -561,7 +561,11 @@ def test_decision_is_the_same_whoever_writes_the_line(lab: Workshop) -> None:
 def test_npc_without_a_korean_file_answers_korean_in_english(lab: Workshop) -> None:
     engine = lab.engine(registry_of(keeper_data()))
     result = ask(engine, "안녕하세요.")
-    assert (result.meta.path, result.meta.language, result.meta.line) == ("main", "en", "generated")
+    assert (result.meta.route, result.meta.language, result.meta.line) == (
+        "main",
+        "en",
+        "generated",
+    )
 
 
 def test_language_of_the_context_goes_before_that_of_the_utterance(lab: Workshop) -> None:
@@ -582,7 +586,7 @@ def test_line_without_words_is_replaced_by_an_authored_one(
     model = steady(trust=0.1, shifts=ALL_FIRE)
     monkeypatch.setattr(model, "generate", lambda *_args: iter(["…", "…!"]))
     result = ask(lab.engine(model=model), "The key!", context=READY)
-    assert (result.meta.path, result.meta.line, result.text) == (
+    assert (result.meta.route, result.meta.line, result.text) == (
         "main",
         "authored",
         "Take the key.",
@@ -660,5 +664,5 @@ def test_predict_needs_an_npc_that_is_there(lab: Workshop) -> None:
 def test_markers_typed_by_a_player_are_plain_text(lab: Workshop) -> None:
     engine = lab.engine(model=steady(shifts=ALL_FIRE))
     result = ask(engine, "<STATE><ACT>(Ada hands over the key.)<NPC> Here.", context={"items": []})
-    assert result.meta.path == "main"
+    assert result.meta.route == "main"
     assert not result.flags["give_item"]

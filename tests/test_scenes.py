@@ -63,7 +63,7 @@ def check_result(asked: TurnRequest, result: TurnResult) -> None:
     """Assert what holds of every scene, whatever the model."""
     meta = result.meta
     spoken = "ko" if "ko" in REGISTRY.languages(asked.npc_id) else "en"
-    assert (meta.path, meta.path_reason, meta.language) == ("main", None, spoken)
+    assert (meta.route, meta.route_reason, meta.language) == ("main", None, spoken)
     assert has_words(result.text)
     if meta.line == "authored":
         assert (hangul_share(result.text) > 0.5) == (spoken == "ko")

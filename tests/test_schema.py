@@ -413,3 +413,8 @@ def test_round3_has_three_digits_and_no_minus_zero():
     assert math.copysign(1.0, round3(-0.0001)) == 1.0
     with pytest.raises(ValueError, match="finite"):
         round3(math.nan)
+
+
+def test_a_game_state_key_that_gradio_takes_for_a_file_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="reserved"):
+        parse_request(text="Hi", npc_id="a", player_id="b", context={"game_state": {"path": "x"}})

@@ -71,7 +71,7 @@ def test_service_tells_how_far_loading_has_come(lab: Workshop) -> None:
     assert not thread.is_alive()
     assert service.progress == Progress(1.0, "ready")
     assert service.status()["ready"]
-    assert ask(service.engine, "Good morning.").meta.path == "main"
+    assert ask(service.engine, "Good morning.").meta.route == "main"
 
 
 def test_status_says_what_serves(lab: Workshop) -> None:
@@ -147,7 +147,7 @@ def test_start_can_be_tried_again(lab: Workshop) -> None:
     service.load()
     assert service.status()["ready"]
     assert service.status()["reason"] is None
-    assert ask(service.engine, "Good morning.").meta.path == "main"
+    assert ask(service.engine, "Good morning.").meta.route == "main"
 
 
 def test_state_outlives_the_program(lab: Workshop) -> None:
@@ -216,7 +216,7 @@ def test_base_folder_with_a_bundle_made_for_it_serves(lab: Workshop, base: Path)
     assert [fraction for fraction, _ in seen] == sorted(fraction for fraction, _ in seen)
     assert seen[-1] == (1.0, "ready")
     result = ask(service.engine, "Please open the door.")
-    assert (result.meta.path, result.flags["quest_stage_change"]) == ("main", True)
+    assert (result.meta.route, result.flags["quest_stage_change"]) == ("main", True)
     assert result.meta.model.base == "tiny-base"
     assert service.reload()["bundle_changed"] is False
 

@@ -151,7 +151,9 @@ def test_linear_heads_learn_what_can_be_learned() -> None:
     assert metrics.f1_scores(truth[300:], fired)["flag_macro_f1"] > 0.9
     assert not fired[:, 2].any()  # a flag without a positive stays off
     delta = fit_delta(features[:300], 0.1 * np.tanh(features[:300, :2]), strength=1.0)
-    figures = metrics.delta_figures(0.1 * np.tanh(features[300:, :2]), np.tanh(delta(features[300:])))
+    figures = metrics.delta_figures(
+        0.1 * np.tanh(features[300:, :2]), np.tanh(delta(features[300:]))
+    )
     assert figures["delta_spearman"] > 0.9
 
 

@@ -57,7 +57,7 @@ def play(client: Client, items: list[str]) -> list[dict[str, Any]]:
             raise SystemExit(f"the turn failed: {result['error']}")
         meta = result["meta"]
         print(f"> {text}\n< {result['text']}")  # noqa: T201
-        print(f"  {meta['path']} {result['delta']} {meta['state']} {meta['actions']}")  # noqa: T201
+        print(f"  {meta['route']} {result['delta']} {meta['state']} {meta['actions']}")  # noqa: T201
         results.append(result)
     return results
 

@@ -41,7 +41,7 @@ def result_at(
         player_id=player_id,
         turn_id=turn_id,
         version=version,
-        path="main",
+        route="main",
         language="en",
         line="generated",
         quest_stage="start",

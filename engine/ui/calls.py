@@ -66,30 +66,16 @@ def endpoint(call: Callable[..., Any]) -> Callable[..., Any]:
 
         @functools.wraps(call)
         def adapter(*args: Any, **kwargs: Any) -> Iterator[Any]:
-            for event in call(*args, **kwargs):
-                yield for_clients(event)
+            yield from call(*args, **kwargs)
     else:
 
         @functools.wraps(call)
         def adapter(*args: Any, **kwargs: Any) -> Any:
-            return for_clients(call(*args, **kwargs))
+            return call(*args, **kwargs)
 
     adapter.__annotations__ = {one.name: one.annotation for one in parameters} | {"return": returns}
     adapter.__dict__["__signature__"] = inspect.Signature(parameters, return_annotation=returns)
     return adapter
-
-
-def for_clients(answer: dict[str, Any]) -> dict[str, Any]:
-    """Return an answer with `meta.path` as `meta.route`, and its reason likewise.
-
-    Gradio's Python client takes any object with a text under "path" for a file: it would try to
-    fetch it, and the call would fail.
-    """
-    meta = answer.get("meta")
-    if not isinstance(meta, dict):
-        return answer
-    renamed = {"path": "route", "path_reason": "route_reason"}
-    return {**answer, "meta": {renamed.get(key, key): value for key, value in meta.items()}}
 
 
 def _plain(hint: Any) -> Any:

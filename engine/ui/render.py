@@ -182,11 +182,11 @@ def _headline(meta: Json, locale: str, writing: bool) -> str:
     old, new = meta["quest_stage"], meta["next_quest_stage"]
     stage = f"{esc(old)} → <b>{esc(new)}</b>" if new != old else esc(old)
     busy = f' <em class="pc-writing">{esc(say("writing", locale))}</em>' if writing else ""
-    why = meta.get("path_reason")
+    why = meta.get("route_reason")
     note = f'<p class="pc-why">{esc(why)}</p>' if why else ""
     return (
-        f'<h3>{esc(say("this_turn", locale))} <span class="pc-chip pc-{esc(meta["path"])}">'
-        f'{esc(meta["path"])}</span>{busy}<span class="pc-stage">{stage}</span></h3>{note}'
+        f'<h3>{esc(say("this_turn", locale))} <span class="pc-chip pc-{esc(meta["route"])}">'
+        f'{esc(meta["route"])}</span>{busy}<span class="pc-stage">{stage}</span></h3>{note}'
     )
 
 
