@@ -20,6 +20,7 @@ from transformers import (
 )
 
 _SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’)\]]*(?=\s|$)")
+_STAGE_DIRECTION = re.compile(r"\([^)]*(?:\)|$)|\[[^\]]*(?:\]|$)|\*[^*]*(?:\*|$)")
 _QUOTES = (('"', '"'), ("“", "”"), ("'", "'"), ("‘", "’"))
 
 
@@ -94,10 +95,14 @@ class TextStream:
 
 
 def tidy(text: str, speaker: str) -> str:
-    """Return a line as it should be shown: one paragraph, no speaker's name, no quotes around it."""
-    text = text.lstrip().split("\n", 1)[0]
+    """Return a line as it should be spoken: one paragraph, no speaker's name, no quotes around it.
+
+    Stage directions, "(sighs)" or "*nods*", are taken out, one still open to its end as well: what an
+    NPC does is for the flags to say, and a voice would read them aloud.
+    """
     names = "|".join(re.escape(name) for name in (speaker, "NPC") if name)
-    text = re.sub(rf"^(?:{names})\s*:\s*", "", text, flags=re.IGNORECASE)
+    text = re.sub(rf"^(?:{names})\s*:\s*", "", text.lstrip(), flags=re.IGNORECASE)
+    text = _STAGE_DIRECTION.sub(" ", text).lstrip().split("\n", 1)[0]
     for opener, closer in _QUOTES:
         if opener == closer == "'" and not text[1:].endswith("'"):
             continue  # an apostrophe, as in 'Tis

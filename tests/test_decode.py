@@ -220,3 +220,16 @@ def test_line_is_over_at_a_break_after_its_first_word(text, over):
 
 def test_trailing_break_alone_does_not_begin_a_line():
     assert not stops_line(" \n ")
+
+
+@pytest.mark.parametrize(
+    ("raw", "spoken"),
+    [
+        ("(smiling) I am glad. (nods to one", "I am glad."),
+        ("*sighs* Not today.", "Not today."),
+        ("[She waits] Come in. (shuts the door) Sit.", "Come in. Sit."),
+        ("(only a gesture)", ""),
+    ],
+)
+def test_stage_directions_are_not_spoken(raw: str, spoken: str) -> None:
+    assert tidy(raw, "Silvia") == spoken

@@ -312,7 +312,7 @@ def test_chat_base_sees_turns_in_its_own_form(kind):
     encoder = encoder_of(kind)
     ids = [
         *encoder.encode(make_parts(history=(("Hi", "Hm."),))).ids,
-        *encoder.encode_act("(Mira: warmer.)"),
+        *encoder.encode_act("Mira answers warmly:"),
     ]
     names = {token: marker for marker, token in encoder._markers.items()}
     shown = "".join(names.get(token) or encoder._tokenizer.decode([token]) for token in ids)
@@ -320,7 +320,7 @@ def test_chat_base_sees_turns_in_its_own_form(kind):
         "<|im_start|>system\n<SYS>You are Mira.<RAG>The bell is cracked. The mill is drowned. "
         "Scene: A cold yard.<PLAYER_STATE>The player carries: nothing.<CTX>Stage start; place yard."
         "<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHm.<|im_end|>\n"
-        "<|im_start|>user\n<PLAYER>Hello there<STATE><ACT>(Mira: warmer.)<|im_end|>\n"
+        "<|im_start|>user\n<PLAYER>Hello there<STATE><ACT>Mira answers warmly:<|im_end|>\n"
         "<|im_start|>assistant\n<NPC>"
     )
 
@@ -345,9 +345,9 @@ def test_render_tells_persona_state_and_standing():
 @pytest.mark.parametrize(
     ("actions", "delta", "expected"),
     [
-        ((), 0.0, "(Mira: as before.)"),
-        ((), 0.05, "(Mira: warmer.)"),
-        (("Mira gives the rope.",), -0.05, "(Mira gives the rope. Mira speaks colder.)"),
+        ((), 0.0, "Mira answers calmly:"),
+        ((), 0.05, "Mira answers warmly:"),
+        (("Mira gives the rope.",), -0.05, "Mira gives the rope. Mira answers coldly:"),
     ],
 )
 def test_act_text_says_grant_and_tone(actions, delta, expected):
@@ -489,8 +489,8 @@ def test_marked_talk_of_a_plain_base_differs_by_line_breaks_alone():
 
 def test_marked_act_encodes_as_the_engine_does(kind):
     encoder = encoder_of(kind)
-    _, after = encoder.encode_marked(make_parts().marked() + "<ACT>(Mira: warmer.)<NPC>")
-    assert after == encoder.encode_act("(Mira: warmer.)")
+    _, after = encoder.encode_marked(make_parts().marked() + "<ACT>Mira answers warmly:<NPC>")
+    assert after == encoder.encode_act("Mira answers warmly:")
 
 
 def test_control_tokens_in_a_ready_prompt_are_text(kind):

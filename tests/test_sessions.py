@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from engine.errors import ConflictError, InvalidRequest, StateStoreError
-from engine.schema import HistoryTurn, TurnRequest, parse_request
+from engine.schema import GenParams, HistoryTurn, TurnRequest, parse_request
 from engine.sessions import (
     MAX_SAVE_CHARS,
     SAVE_FORMAT,
@@ -248,7 +248,7 @@ def test_body_hash_ignores_ids_version_and_key_order() -> None:
     one = request(context={"trust": 0.5, "game_state": {"a": 1, "b": 2}})
     two = request(
         context={"game_state": {"b": 2, "a": 1}, "trust": 0.5},
-        gen_params={"temperature": 0.7},
+        gen_params={"temperature": GenParams().temperature},
         turn_id="t",
         expected_version=3,
     )

@@ -47,7 +47,7 @@ def test_no_group_stands_in_two_parts_and_no_row_is_lost(rows: list[Row]) -> Non
     parts = [set(split.train), set(split.valid), set(split.test)]
     assert sorted(index for part in parts for index in part) == list(range(len(rows)))
     groups = [{rows[index].group for index in part} - {None} for part in parts]
-    assert not (groups[0] & groups[1] or groups[0] & groups[2] or groups[1] & groups[2])
+    assert sum(map(len, groups)) == len(set().union(*groups))
 
 
 def test_every_part_of_the_split_has_every_npc_and_both_languages(rows: list[Row]) -> None:

@@ -11,6 +11,7 @@ import time
 import uuid
 from typing import Any
 
+import httpx
 from gradio_client import Client
 
 NPC = "mother_abandoned_factory"
@@ -34,7 +35,7 @@ def connect(url: str, seconds: float = 300.0) -> Client:
             problem = status["reason"] or status["loading"]
             if status["reason"]:
                 raise SystemExit(f"not ready: {problem}")
-        except (OSError, ValueError) as exc:
+        except (OSError, ValueError, httpx.HTTPError) as exc:
             problem = exc
         if time.monotonic() > deadline:
             raise SystemExit(f"not ready after {seconds:.0f} s: {problem}")

@@ -119,7 +119,8 @@ _LAYOUT = """
 #pc-tools { gap:8px; align-items:flex-start; min-height:40px; flex-wrap:nowrap !important; }
 #pc-tools button { flex:0 0 auto; min-width:88px; } #pc-note { flex:1 1 auto; min-width:0 !important; }
 #pc-game-state-error:not(:has(.pc-note)) { display:none; }
-#pc-scene .form { border:0; background:none; gap:12px; } #pc-scene .form > .block { padding:0;
+#pc-scene .form { border:0; border-radius:0; background:none; gap:12px; }
+#pc-scene .form > .block { padding:0;
   border:0; border-radius:0; background:none; overflow:visible !important; }
 #pc-scene > .block { padding:14px; }
 #pc-api { max-width:980px; margin:0 auto; overflow-x:auto; }
