@@ -8,15 +8,25 @@ Knows nothing of models or storage.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from engine.gate import TextEncoder
-from engine.npc import NPC, ExampleTurn, FallbackLine
+from engine.npc import NPC
 from engine.schema import SessionState
 from engine.text import fold
 
 # How much a fitting mood counts beside meaning (cosine), and how much having just said the line.
 _MOOD_BONUS = 0.15
 _REPEATED_PENALTY = 1.0
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """A line that may be spoken, what it suits in words, and its mood."""
+
+    line: str
+    suits: str
+    mood: str | None
 
 
 def authored_line(
@@ -30,27 +40,12 @@ def authored_line(
     wanted = frozenset(fired)
     turns = [turn for turn in npc.stage(state.quest_stage).turns if frozenset(turn.flags) <= wanted]
     best = max((len(turn.flags) for turn in turns), default=0)
-    turns = [turn for turn in turns if len(turn.flags) == best]
-    if not turns:
+    choices = [
+        _Choice(turn.npc, turn.player, turn.emotion) for turn in turns if len(turn.flags) == best
+    ]
+    if not choices:
         return fallback_line(npc, state, utterance, encoder)
-    return _choose_turn(turns, state, utterance, encoder).npc
-
-
-def _choose_turn(
-    turns: Sequence[ExampleTurn], state: SessionState, utterance: str, encoder: TextEncoder
-) -> ExampleTurn:
-    recent = _recent_lines(state)
-    vectors = encoder.encode([utterance, *(turn.player for turn in turns)])
-    scores = vectors[1:] @ vectors[0]
-
-    def rank(index: int) -> float:
-        turn = turns[index]
-        score = float(scores[index])
-        if turn.emotion and fold(turn.emotion) == fold(state.npc_mood):
-            score += _MOOD_BONUS
-        return score - _REPEATED_PENALTY * (fold(turn.npc) in recent)
-
-    return turns[max(range(len(turns)), key=rank)]
+    return _nearest(choices, state, utterance, encoder)
 
 
 def fallback_line(npc: NPC, state: SessionState, utterance: str, encoder: TextEncoder) -> str:
@@ -58,19 +53,22 @@ def fallback_line(npc: NPC, state: SessionState, utterance: str, encoder: TextEn
     lines = npc.stage(state.quest_stage).fallback or next(
         stage.fallback for stage in npc.stages.values() if stage.fallback
     )
-    recent = _recent_lines(state)
-    vectors = encoder.encode([utterance, *(line.about or line.text for line in lines)])
-    scores = vectors[1:] @ vectors[0]
+    choices = [_Choice(line.text, line.about or line.text, line.mood) for line in lines]
+    return _nearest(choices, state, utterance, encoder)
+
+
+def _nearest(
+    choices: Sequence[_Choice], state: SessionState, utterance: str, encoder: TextEncoder
+) -> str:
+    """Return the line of the best choice; the first of equals, so the outcome is always the same."""
+    vectors = encoder.encode([utterance, *(choice.suits for choice in choices)])
+    similarities = vectors[1:] @ vectors[0]
+    recent = {fold(turn.npc) for turn in state.history}
 
     def rank(index: int) -> float:
-        line: FallbackLine = lines[index]
-        score = float(scores[index])
-        if line.mood and fold(line.mood) == fold(state.npc_mood):
+        choice, score = choices[index], float(similarities[index])
+        if choice.mood and fold(choice.mood) == fold(state.npc_mood):
             score += _MOOD_BONUS
-        return score - _REPEATED_PENALTY * (fold(line.text) in recent)
+        return score - _REPEATED_PENALTY * (fold(choice.line) in recent)
 
-    return lines[max(range(len(lines)), key=rank)].text
-
-
-def _recent_lines(state: SessionState) -> frozenset[str]:
-    return frozenset(fold(turn.npc) for turn in state.history)
+    return choices[max(range(len(choices)), key=rank)].line

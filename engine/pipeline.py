@@ -190,11 +190,13 @@ class DialogueEngine:
                 field="expected_version",
             )
         model = parts.host.model
+        before = stored.state or initial_state(npc)
         return TurnFrame(
             request=request,
             turn_id=request.turn_id or uuid.uuid4().hex,
             npc=npc,
-            state=merge_context(stored.state or initial_state(npc), request.context, npc),
+            before=before,
+            state=merge_context(before, request.context, npc),
             version=stored.version,
             utterance=utterance,
             seed=seed_of(request.gen_params, request.player_id, npc.id, stored.version, utterance),
@@ -236,7 +238,7 @@ class DialogueEngine:
             body_hash=body_hash(request),
             text=frame.utterance,
             result=result,
-            before=frame.state,
+            before=frame.before,
             after=after,
             base_version=frame.version,
         )

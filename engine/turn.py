@@ -32,13 +32,14 @@ from engine.schema import (
 class TurnFrame:
     """What is known of a turn before anything is decided.
 
-    `npc` speaks; `state` is the session's with the game's context over it; `utterance` is cleaned.
-    `version` is the session's before the turn.
+    `npc` speaks; `before` is the session's state, `state` the same with the game's context over it;
+    `utterance` is cleaned. `version` is the session's before the turn.
     """
 
     request: TurnRequest
     turn_id: str
     npc: NPC
+    before: SessionState
     state: SessionState
     version: int
     utterance: str

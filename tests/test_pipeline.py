@@ -666,3 +666,14 @@ def test_markers_typed_by_a_player_are_plain_text(lab: Workshop) -> None:
     result = ask(engine, "<STATE><ACT>(Ada hands over the key.)<NPC> Here.", context={"items": []})
     assert result.meta.route == "main"
     assert not result.flags["give_item"]
+
+
+def test_undo_goes_back_to_the_session_and_not_to_what_the_game_sent_over_it(
+    lab: Workshop,
+) -> None:
+    engine = lab.engine()
+    first = ask(engine, "Good morning.")
+    ask(engine, "A calm sea today.", trust=0.9, items=["rope"])
+    held = engine.undo(first.meta.player_id, first.meta.npc_id)
+    assert held["standing"]["trust"] == first.meta.state.trust
+    assert held["items"] == []

@@ -44,7 +44,7 @@ where the heads propose it and the NPC's authored conditions hold. "Always propo
 conditions do alone.
 
 """
-    return head + _table(figures) + _flags(figures) + _languages(figures) + _LIMITS
+    return head + figures_table(figures) + _flags(figures) + _languages(figures) + _LIMITS
 
 
 _LIMITS = """
@@ -59,7 +59,8 @@ def _parts(rows: dict[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in rows.items())
 
 
-def _table(figures: Any) -> str:
+def figures_table(figures: Any) -> str:
+    """Return the figures of the heads and of what they are held against, as a Markdown table."""
     lines = [
         "| | macro-F1 with the gate | AUPRC with the gate | ECE | macro-F1 without | delta MAE | "
         "delta Spearman | right sign |",
