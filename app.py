@@ -71,7 +71,10 @@ def main() -> int:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for noisy in ("httpx", "sentence_transformers"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    # It warns of an optional kernel that only 4-bit on a CPU would use.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         settings = load_settings()
         host, port = address()

@@ -673,7 +673,7 @@ def test_undo_goes_back_to_the_session_and_not_to_what_the_game_sent_over_it(
 ) -> None:
     engine = lab.engine()
     first = ask(engine, "Good morning.")
-    ask(engine, "A calm sea today.", trust=0.9, items=["rope"])
+    ask(engine, "A calm sea today.", context={"trust": 0.9, "items": ["rope"]})
     held = engine.undo(first.meta.player_id, first.meta.npc_id)
     assert held["standing"]["trust"] == first.meta.state.trust
     assert held["items"] == []
