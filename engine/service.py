@@ -112,7 +112,7 @@ class EngineService:
         self._tell(0.02, "loading the embedder")
         self._embedder = self._embedder or self._load_embedder(settings)
         self._tell(0.1, "indexing what the NPCs know")
-        self._open_knowledge(self._embedder)
+        self._open_knowledge(self._embedder, self._registry)
         stamp = bundle_stamp(settings.bundle)
         model = self._load_model(
             settings, lambda fraction, message: self._tell(0.15 + 0.85 * fraction, message)
@@ -131,13 +131,13 @@ class EngineService:
         )
         self._tell(1.0, "ready")
 
-    def _open_knowledge(self, embedder: Embedder) -> None:
+    def _open_knowledge(self, embedder: Embedder, registry: NPCRegistry) -> None:
         if self._knowledge is not None:  # of a start that failed later on; one store a folder
             self._knowledge.close()
         self._knowledge = None
         try:
             self._knowledge = Knowledge(self.settings.data_dir / "chroma", embedder)
-            report = self._knowledge.sync(self._registry)
+            report = self._knowledge.sync(registry)
             logger.info("knowledge: %s", report)
             self._knowledge_reason = None
         except KnowledgeError as exc:
@@ -205,6 +205,8 @@ class EngineService:
     def _sync(self, registry: NPCRegistry) -> None:
         """Index the new NPC files; a store that fails costs answers their quality, not the reload."""
         if self._knowledge is None:
+            if self._embedder is not None:
+                self._open_knowledge(self._embedder, registry)
             return
         try:
             self._knowledge.sync(registry)

@@ -197,7 +197,10 @@ def _key_actions(service: EngineService, player: str) -> tuple[Action, ...]:
     return ask(service.engine, "The key!", KEEPER, player, context=READY).meta.actions
 
 
-def test_knowledge_that_cannot_be_opened_degrades_turns_until_a_restart(lab: Workshop) -> None:
+@pytest.mark.parametrize("mend", ["restart", "reload"])
+def test_knowledge_that_cannot_be_opened_degrades_turns_until_it_is_mended(
+    mend: str, lab: Workshop
+) -> None:
     chroma(lab).parent.mkdir(parents=True)
     chroma(lab).write_text("a file where a folder should be")
     service = lab.service()
@@ -206,10 +209,15 @@ def test_knowledge_that_cannot_be_opened_degrades_turns_until_a_restart(lab: Wor
     assert not status["knowledge"]["ok"]
     assert "chroma" in status["knowledge"]["reason"]
     assert_degraded(play(service))
-    service.close()
 
     chroma(lab).unlink()
-    assert play(lab.service()).meta.route == "main"
+    if mend == "restart":
+        service.close()
+        service = lab.service()
+    else:
+        assert service.reload()["reloaded"]
+    assert service.status()["knowledge"]["ok"]
+    assert play(service).meta.route == "main"
 
 
 # --- the session database -------------------------------------------------------------------------
