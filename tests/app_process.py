@@ -1,9 +1,10 @@
 """Serves the page with the tiny random model, in a process of its own.
 
-    python -m tests.app_process PORT DATA_DIR [--slow SECONDS] [--hold FILE]
+    python -m tests.app_process PORT DATA_DIR [--slow SECONDS] [--hold FILE] [--drag FILE]
 
 `--slow` waits that long before every piece of a line, so that a test can see it grow; `--hold` keeps
-the model back until the file is there, so that it can see the bar. Every flag fires that the
+the model back until the file is there, so that it can see the bar; while the `--drag` file is there a
+line goes on and on, so that it can be stopped. Every flag fires that the
 gate permits. `served` starts one for all tests of a run.
 """
 
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,11 +75,26 @@ def stop(process: subprocess.Popen[bytes]) -> int:
         return process.wait()
 
 
+_DRAGS: dict[str, Path] = {}
+
+
+@contextmanager
+def endless_lines(url: str) -> Iterator[None]:
+    """Let every line of the app at `url` go on and on, so that a test can act while one grows."""
+    _DRAGS[url].touch()
+    try:
+        yield
+    finally:
+        _DRAGS[url].unlink()
+
+
 @functools.cache
 def served() -> str:
     """Return the address of an app with turns ready, the same for all tests of this run."""
     folder = tempfile.TemporaryDirectory(prefix="persona-chat-test-", ignore_cleanup_errors=True)
-    process, url = start(Path(folder.name), "--slow", "0.01")
+    drag = Path(folder.name) / "drag"
+    process, url = start(Path(folder.name), "--slow", "0.01", "--drag", str(drag))
+    _DRAGS[url] = drag
     atexit.register(folder.cleanup)
     atexit.register(stop, process)
     wait_ready(url)
@@ -102,11 +119,16 @@ def call(url: str, name: str, **arguments: Any) -> Any:
     return httpx.Response(200, text=data.removeprefix("data: ")).json()[0]
 
 
-def slowed(model: LanguageModel, seconds: float) -> LanguageModel:
-    """Return `model`, which then waits `seconds` before every piece of a line."""
+def slowed(model: LanguageModel, seconds: float, drag: Path | None) -> LanguageModel:
+    """Return `model`, which then waits before every piece, and drags on while a file is there."""
     generate = model.generate
 
     def slowly(*args: Any, **kwargs: Any) -> Iterator[str]:
+        words = 0
+        while drag and drag.exists() and words < 400:
+            words += 1
+            time.sleep(0.1)
+            yield "and so on " * words
         for piece in generate(*args, **kwargs):
             time.sleep(seconds)
             yield piece
@@ -115,7 +137,7 @@ def slowed(model: LanguageModel, seconds: float) -> LanguageModel:
     return model
 
 
-def serve(port: int, data_dir: Path, slow: float, hold: Path | None) -> None:
+def serve(port: int, data_dir: Path, *, slow: float, hold: Path | None, drag: Path | None) -> None:
     """Serve until told to stop; the imports stand here because they take seconds."""
     import app
     from engine.schema import FLAGS
@@ -127,7 +149,7 @@ def serve(port: int, data_dir: Path, slow: float, hold: Path | None) -> None:
         progress(0.4, "loading the tiny model")
         while hold and not hold.exists():
             time.sleep(0.05)
-        return slowed(tiny_language_model(shifts=dict.fromkeys(FLAGS, 30.0)), slow)
+        return slowed(tiny_language_model(shifts=dict.fromkeys(FLAGS, 30.0)), slow, drag)
 
     service = EngineService(
         Settings(_env_file=None, data_dir=data_dir),
@@ -147,9 +169,10 @@ def main() -> int:
     parser.add_argument("data_dir", type=Path)
     parser.add_argument("--slow", type=float, default=0.0)
     parser.add_argument("--hold", type=Path)
+    parser.add_argument("--drag", type=Path)
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
-    serve(given.port, given.data_dir, given.slow, given.hold)
+    serve(given.port, given.data_dir, slow=given.slow, hold=given.hold, drag=given.drag)
     return 0
 
 

@@ -16,7 +16,7 @@ from engine.ui import render, scene
 from engine.ui.calls import endpoint, first_line, turn_limit
 from engine.ui.desk import View, message
 from engine.ui.words import EN, KO, locale_of
-from tests.app_process import ROOT, call, served, start, stop
+from tests.app_process import ROOT, call, endless_lines, served, start, stop
 
 SILVIA = "mother_abandoned_factory"
 SMITH = "blacksmith_village_center"
@@ -359,10 +359,11 @@ def test_a_turn_is_decided_shown_and_taken_back(visit, url):
 def test_state_appears_before_the_words(visit, url):
     page = visit(url)
     page.fill("#pc-say textarea", "Hello there.")
-    page.click("#pc-send")
-    page.wait_for_selector("#pc-inspector .pc-writing")
-    assert page.locator("#pc-stop").is_visible()
-    assert page.locator("#pc-undo").is_disabled()
+    with endless_lines(url):
+        page.click("#pc-send")
+        page.wait_for_selector("#pc-inspector .pc-writing")
+        assert page.locator("#pc-stop").is_visible()
+        assert page.locator("#pc-undo").is_disabled()
     settled(page)
     assert page.locator("#pc-undo").is_enabled()
 
@@ -380,10 +381,11 @@ def test_clear_makes_the_npc_forget(visit, url):
 def test_stop_keeps_nothing_and_gives_the_words_back(visit, url):
     page = visit(url)
     page.fill("#pc-say textarea", "Tell me a long story.")
-    page.click("#pc-send")
-    page.wait_for_selector("#pc-inspector .pc-writing")
-    page.click("#pc-stop")
-    page.wait_for_selector("#pc-note .pc-good")
+    with endless_lines(url):
+        page.click("#pc-send")
+        page.wait_for_selector("#pc-inspector .pc-writing")
+        page.click("#pc-stop")
+        page.wait_for_selector("#pc-note .pc-good")
     assert page.input_value("#pc-say textarea") == "Tell me a long story."
     assert len(bubbles(page)) == 1
     npc_id = call(url, "npcs")["npcs"][0]["npc_id"]
