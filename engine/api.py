@@ -38,20 +38,10 @@ class Api:
         expected_version: int | None = None,
     ) -> dict[str, Any]:
         """Say `text` to an NPC: its line, delta, flags and actions, committed."""
-
-        def play() -> Json:
-            request = parse_request(
-                text=text,
-                npc_id=npc_id,
-                player_id=player_id,
-                context=context,
-                gen_params=gen_params,
-                turn_id=turn_id,
-                expected_version=expected_version,
-            )
-            return self._service.engine.ask(request).model_dump(mode="json")
-
-        return _guarded(play)
+        *_, answer = self.ask_stream(
+            text, npc_id, player_id, context, gen_params, turn_id, expected_version
+        )
+        return answer
 
     def ask_stream(
         self,
