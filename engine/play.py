@@ -211,7 +211,7 @@ class Turn:
             "invalid": "the utterance has no words",
             "degraded": "the turn could not be decided",
         }
-        details: dict[str, FlagDetail] = off_details(self._frame.flags, {}, reasons[route])
+        details: dict[str, FlagDetail] = off_details(self._frame.flags, reasons[route])
         return Outcome(
             route=route, delta=Delta(), details=details, line="authored", route_reason=why or None
         )

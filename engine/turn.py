@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from engine.decision import Verdict, moved
+from engine.decision import moved
 from engine.npc import NPC
 from engine.schema import (
     Action,
@@ -80,15 +80,13 @@ def effect_id(frame: TurnFrame, flag: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
-def off_details(
-    flags: Sequence[str], verdicts: Mapping[str, Verdict], why: str
-) -> dict[str, FlagDetail]:
+def off_details(flags: Sequence[str], why: str) -> dict[str, FlagDetail]:
     """Return details in which no flag fires, because of `why`."""
     return {
         flag: FlagDetail(
             probability=None,
             threshold=None,
-            permitted=flag in verdicts and verdicts[flag].permitted,
+            permitted=False,
             fired=False,
             reason=why,
         )
