@@ -129,6 +129,8 @@ def slowed(model: LanguageModel, seconds: float, drag: Path | None) -> LanguageM
             words += 1
             time.sleep(0.1)
             yield "and so on " * words
+        if words:  # what was shown has to stand: a line only ever grows
+            return
         for piece in generate(*args, **kwargs):
             time.sleep(seconds)
             yield piece

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,7 +21,7 @@ from gradio_client import Client
 from engine.npc import load_folder
 from engine.ui.scene import parse_game_state, presets_of
 from engine.ui.snippets import all_snippets
-from tests.app_process import ROOT, call, served
+from tests.app_process import ROOT, call, endless_lines, served
 
 NPC = "mother_abandoned_factory"
 SHORT = {"max_new_tokens": 4}
@@ -142,8 +143,12 @@ def test_a_repeated_turn_is_not_played_twice(client, player):
     assert other["error"]["code"] == "conflict"
 
 
-def test_stream_tells_the_state_before_the_growing_line(client, player):
-    job = client.submit("Hello there.", NPC, player, api_name="/ask_stream")
+def test_stream_tells_the_state_before_the_growing_line(client, url, player):
+    with endless_lines(url):  # a random model may say nothing that is a word
+        job = client.submit("Hello there.", NPC, player, api_name="/ask_stream")
+        deadline = time.monotonic() + 60
+        while len(job.outputs()) < 4 and time.monotonic() < deadline:
+            time.sleep(0.05)
     job.result()
     state, *growing, last = job.outputs()
     assert "text" not in state
