@@ -7,6 +7,8 @@ sessions or what a flag means.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import logging
 import warnings
 from collections.abc import Generator, Mapping, Sequence
@@ -254,8 +256,7 @@ class LanguageModel:
         """Run the decoder over (1, T) ids, extending `cache`; return `layer`'s output, (1, T, H)."""
         decoder = self.model.model
         if layer == FINAL_NORM:
-            outputs = decoder(input_ids=ids_1T, past_key_values=cache, use_cache=True)
-            hidden: torch.Tensor = outputs.last_hidden_state
+            hidden: torch.Tensor = run_decoder(decoder, ids_1T, cache).last_hidden_state
             return hidden
         kept: list[torch.Tensor] = []
 
@@ -265,10 +266,24 @@ class LanguageModel:
         # A hook keeps one layer; asking for all hidden states would hold thirty of them.
         handle = decoder.layers[layer - 1].register_forward_hook(keep)
         try:
-            decoder(input_ids=ids_1T, past_key_values=cache, use_cache=True)
+            run_decoder(decoder, ids_1T, cache)
         finally:
             handle.remove()
         return kept[0]
+
+
+def run_decoder(decoder: Any, ids_BT: torch.Tensor, cache: Any) -> Any:
+    """Feed ids to a decoder, extending `cache`; return its outputs.
+
+    transformers calls the cache `past_key_values` up to 5.23 and `cache` from 5.24 on.
+    """
+    return decoder(input_ids=ids_BT, use_cache=True, **{_cache_name(decoder.__class__): cache})
+
+
+@functools.cache
+def _cache_name(decoder: type) -> str:
+    named = inspect.signature(decoder.forward).parameters  # type: ignore[attr-defined]
+    return "cache" if "cache" in named else "past_key_values"
 
 
 def check_fits(bundle: Bundle, model: Any, *, base_id: str, base_fingerprint: str) -> None:

@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -236,6 +236,11 @@ class NPC(Value):
             turns=own.turns + behind.turns,
             fallback=own.fallback + behind.fallback,
         )
+
+    def events(self, stage: str, flags: Iterable[str]) -> dict[str, str]:
+        """Return what each of `flags` would do at `stage`, in the project's order of flags."""
+        rules, wanted = self.stage(stage).flags, set(flags)
+        return {flag: rules[flag].text for flag in FLAGS if flag in wanted and flag in rules}
 
     def rule_key(self, stage: str, flag: str) -> str:
         """Return "stage:flag" of the rule in force at `stage`; "any" where the rule is from there."""

@@ -163,6 +163,7 @@ class Turn:
             lore=asked.briefing.lore,
             scene=asked.briefing.scene,
             utterance=frame.utterance,
+            events=asked.prompt_npc.events(frame.state.quest_stage, tuple(asked.meanings)),
         )
         return Job(
             ids=self._parts.host.model.encoder.encode(parts).ids,

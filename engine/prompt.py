@@ -1,7 +1,11 @@
 """The only place that renders and encodes prompts; serving and training both use it.
 
     <SYS> who the NPC is  <RAG> lore, scene  <PLAYER_STATE> items, deeds  <CTX> standing, talk
-    <PLAYER> utterance  <STATE>  |  <ACT> what is granted, and the tone  <NPC> the line
+    <PLAYER> utterance  <EVENTS> what the gate permits  <STATE>  |  <ACT> what is granted, and the
+    tone  <NPC> the line
+
+The events stand behind the utterance, so that a causal model reads each of them knowing what was
+said: the heads at <STATE> then only gather which of them it came to.
 
 Everything up to <STATE> is prefilled at once; the rest is known only after the heads were read.
 Text is encoded segment by segment with special tokens split, and marker ids come from this template
@@ -23,14 +27,14 @@ from engine.schema import SessionState
 from engine.text import clean
 
 SYS, RAG, PLAYER_STATE, CTX = "<SYS>", "<RAG>", "<PLAYER_STATE>", "<CTX>"
-PLAYER, STATE, ACT, NPC_LINE = "<PLAYER>", "<STATE>", "<ACT>", "<NPC>"
-MARKERS: tuple[str, ...] = (SYS, RAG, PLAYER_STATE, CTX, PLAYER, STATE, ACT, NPC_LINE)
+PLAYER, EVENTS, STATE, ACT, NPC_LINE = "<PLAYER>", "<EVENTS>", "<STATE>", "<ACT>", "<NPC>"
+MARKERS: tuple[str, ...] = (SYS, RAG, PLAYER_STATE, CTX, PLAYER, EVENTS, STATE, ACT, NPC_LINE)
 
 # Lore is part of the constant prefix: the first facts of the file, whatever is said.
-LORE_FACTS = 4
+LORE_FACTS = 3
 
 # Authored lines quoted in <SYS> for the NPC's voice.
-VOICE_LINES = 3
+VOICE_LINES = 2
 
 # Control tokens of code corpora: in the vocabulary of some small bases, and never in dialogue.
 _SPARE_TOKENS = (
@@ -50,13 +54,16 @@ _SPARE_TOKENS = (
 _MARKER_SPLIT = re.compile("(" + "|".join(re.escape(marker) for marker in MARKERS) + ")")
 # Tokenising megabytes to throw them away would hold up every other player.
 _LONGEST_SEGMENT = 20_000
+# Enough to tell an event by; eight long ones would crowd out the talk.
+_LONGEST_EVENT = 160
 
 
 @dataclass(frozen=True)
 class PromptParts:
     """The text of a prompt's segments up to <STATE>, cleaned, in the order they are encoded.
 
-    `history` holds (player, npc) pairs, oldest first; `lore` is shortened from its end.
+    `history` holds (player, npc) pairs, oldest first; `lore` is shortened from its end; `events`
+    says which flags the gate permits and what each would do.
     """
 
     sys: str
@@ -66,13 +73,15 @@ class PromptParts:
     tags: str
     history: tuple[tuple[str, str], ...]
     utterance: str
+    events: str = ""
 
     def marked(self) -> str:
         """Return the prompt in the markers' text form, for people to read."""
         talk = "".join(f"\nPlayer: {player}\nNPC: {npc}" for player, npc in self.history)
         return (
             f"{SYS}{self.sys}{RAG}{_rag_text(self.lore, self.scene)}"
-            f"{PLAYER_STATE}{self.player_state}{CTX}{self.tags}{talk}{PLAYER}{self.utterance}{STATE}"
+            f"{PLAYER_STATE}{self.player_state}{CTX}{self.tags}{talk}"
+            f"{PLAYER}{self.utterance}{EVENTS}{self.events}{STATE}"
         )
 
 
@@ -97,8 +106,18 @@ def render_parts(
     lore: Sequence[str],
     scene: str,
     utterance: str,
+    events: Mapping[str, str] | None = None,
 ) -> PromptParts:
-    """Turn the values of a turn into the text of its segments."""
+    """Turn the values of a turn into the text of its segments.
+
+    Args:
+        npc: who is spoken to.
+        state: of the player with this NPC.
+        lore: facts out of the knowledge store.
+        scene: description of the stage, out of the knowledge store.
+        utterance: what the player says.
+        events: flag → what it would do, for the flags that the gate permits this turn.
+    """
     persona = npc.persona
     role = f", {persona.role}" if persona.role else ""
     about = [f"You are {persona.name}{role}.", persona.backstory]
@@ -118,7 +137,14 @@ def render_parts(
         tags=_tags_text(state),
         history=tuple((clean(turn.player), clean(turn.npc)) for turn in state.history),
         utterance=clean(utterance),
+        events=events_text(events or {}),
     )
+
+
+def events_text(events: Mapping[str, str]) -> str:
+    """Say which events the state permits: "give_item: …; give_hint: …", or "none"."""
+    said = [f"{flag}: {clean(text).rstrip('.;')[:_LONGEST_EVENT]}" for flag, text in events.items()]
+    return "; ".join(said) or "none"
 
 
 def _voice(npc: NPC, stage: str) -> str:
@@ -223,9 +249,9 @@ class PromptEncoder:
         return self._markers[STATE]
 
     @property
-    def chat_closer(self) -> tuple[int, ...]:
-        """The ids that end a chat turn: generation stops there."""
-        return self._frame.closer
+    def end_of_line(self) -> int:
+        """The id that ends an NPC's line: the chat turn's closer, else the end of the text."""
+        return int(self._frame.closer[0] if self._frame.closer else self._tokenizer.eos_token_id)
 
     def text_ids(self, text: str) -> list[int]:
         """Encode plain text; can hold neither a marker's id nor any special token's."""
@@ -242,7 +268,7 @@ class PromptEncoder:
         Raises:
             PromptError: the utterance is too long, or the rest does not fit even so.
         """
-        tail = self._tail(parts.utterance)
+        tail = self._tail(parts.utterance, parts.events)
         budget = self._max_tokens - self.ACT_TOKENS - len(tail)
         lore = parts.lore
         prefix, middle = self._prefix(parts.sys, lore, parts.scene), self._middle(parts)
@@ -345,7 +371,7 @@ class PromptEncoder:
             *self._frame.closer,
         ]
 
-    def _tail(self, utterance: str) -> list[int]:
+    def _tail(self, utterance: str, events: str) -> list[int]:
         said = self.text_ids(utterance)
         if len(said) > self._max_text_tokens or len(utterance) > _LONGEST_SEGMENT:
             raise PromptError(
@@ -353,7 +379,14 @@ class PromptEncoder:
                 "say it in fewer words",
                 field="text",
             )
-        return [*self._turn("user"), self._markers[PLAYER], *said, self._markers[STATE]]
+        return [
+            *self._turn("user"),
+            self._markers[PLAYER],
+            *said,
+            self._markers[EVENTS],
+            *self.text_ids(events),
+            self._markers[STATE],
+        ]
 
     def _history(self, turns: Sequence[tuple[str, str]], room: int) -> tuple[list[int], int]:
         """Encode the newest exchanges that fit in `room`; return ids and how many were dropped."""

@@ -20,6 +20,7 @@ from tests.engines import (
     KEEPER,
     NEVER,
     NONE_FIRES,
+    SHORT,
     SILVIA,
     Workshop,
     ask,
@@ -560,7 +561,8 @@ def test_decision_is_the_same_whoever_writes_the_line(lab: Workshop) -> None:
 
 def test_npc_without_a_korean_file_answers_korean_in_english(lab: Workshop) -> None:
     engine = lab.engine(registry_of(keeper_data()))
-    result = ask(engine, "안녕하세요.")
+    # Long enough that even a random model says something that is a word.
+    result = ask(engine, "안녕하세요.", gen_params={**SHORT, "max_new_tokens": 60})
     assert (result.meta.route, result.meta.language, result.meta.line) == (
         "main",
         "en",

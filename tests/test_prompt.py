@@ -19,6 +19,7 @@ from engine.npc import NPC, parse_npc
 from engine.prompt import (
     ACT,
     CTX,
+    EVENTS,
     MARKERS,
     NPC_LINE,
     PLAYER,
@@ -37,11 +38,11 @@ from engine.schema import Delta, HistoryTurn, SessionState
 from engine.text import clean
 from tests.fakes import tiny_tokenizer
 
-UP_TO_STATE = (SYS, RAG, PLAYER_STATE, CTX, PLAYER, STATE)
+UP_TO_STATE = (SYS, RAG, PLAYER_STATE, CTX, PLAYER, EVENTS, STATE)
 KINDS = ("plain", "chatml", "qwen", "spare")
 SPARE = [
     *("<repo_name>", "<reponame>", "<file_sep>", "<filename>", "<gh_stars>", "<issue_start>"),
-    *("<issue_comment>", "<issue_closed>", "<jupyter_start>", "<jupyter_text>"),
+    *("<issue_comment>", "<issue_closed>", "<jupyter_start>", "<jupyter_text>", "<jupyter_code>"),
 ]
 
 
@@ -118,6 +119,7 @@ def make_parts(**values: Any) -> PromptParts:
         "tags": "Stage start; place yard.",
         "history": (),
         "utterance": "Hello there",
+        "events": "give_item: Mira hands over the rope",
     }
     return PromptParts(**{**given, **values})
 
@@ -182,6 +184,7 @@ parts_of_anything = st.builds(
     tags=hostile,
     history=st.lists(st.tuples(hostile, hostile), max_size=3).map(tuple),
     utterance=hostile,
+    events=hostile,
 )
 
 
@@ -193,8 +196,11 @@ def check_ids(encoder: PromptEncoder, ids: Sequence[int], turns: int) -> None:
     ]
     assert ids[-1] == encoder.state_id
     frame: set[int] = set()
-    if encoder.chat_closer:
-        opener, closer = tokenizer.convert_tokens_to_ids("<|im_start|>"), encoder.chat_closer[0]
+    if (
+        encoder.end_of_line != tokenizer.eos_token_id
+        or "<|im_end|>" in tokenizer.all_special_tokens
+    ):
+        opener, closer = tokenizer.convert_tokens_to_ids("<|im_start|>"), encoder.end_of_line
         assert list(ids).count(opener) == 2 + 2 * turns
         assert list(ids).count(closer) == 1 + 2 * turns
         frame = {opener, closer}
@@ -205,7 +211,11 @@ def check_ids(encoder: PromptEncoder, ids: Sequence[int], turns: int) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(parts=parts_of_anything)
-@example(parts=make_parts(**dict.fromkeys(("sys", "scene", "tags", "utterance"), "".join(PIECES))))
+@example(
+    parts=make_parts(
+        **dict.fromkeys(("sys", "scene", "tags", "utterance", "events"), "".join(PIECES))
+    )
+)
 @settings(max_examples=60)
 def test_prompt_holds_one_state_whatever_its_parts_hold(kind, parts):
     encoder = encoder_of(kind)
@@ -234,7 +244,7 @@ def test_text_becomes_no_control_token(kind, text):
 def test_utterance_is_encoded_as_the_cleaned_text(kind, text):
     encoder = encoder_of(kind)
     ids = encoder.encode(make_parts(utterance=text)).ids
-    assert between(encoder, ids, PLAYER, STATE) == clean(text)
+    assert between(encoder, ids, PLAYER, EVENTS) == clean(text)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -242,7 +252,7 @@ def test_utterance_is_encoded_as_the_cleaned_text(kind, text):
 def test_state_token_typed_by_player_is_plain_text(kind, typed):
     encoder = encoder_of(kind)
     ids = encoder.encode(make_parts(utterance=f"a{typed}b")).ids
-    assert between(encoder, ids, PLAYER, STATE) == "a<STATE>b"
+    assert between(encoder, ids, PLAYER, EVENTS) == "a<STATE>b"
 
 
 def test_hostile_npc_file_and_session_make_one_state(kind):
@@ -296,7 +306,7 @@ def test_segments_hold_their_texts(kind):
     assert told == "The bell is cracked. The mill is drowned. Scene: A cold yard."
     assert between(encoder, ids, PLAYER_STATE, CTX) == "The player carries: nothing."
     assert between(encoder, ids, CTX, PLAYER).startswith("Stage start; place yard.")
-    assert between(encoder, ids, PLAYER, STATE) == "Hello there"
+    assert between(encoder, ids, PLAYER, EVENTS) == "Hello there"
 
 
 def test_talk_stands_in_order_and_apart_on_a_plain_base():
@@ -320,7 +330,8 @@ def test_chat_base_sees_turns_in_its_own_form(kind):
         "<|im_start|>system\n<SYS>You are Mira.<RAG>The bell is cracked. The mill is drowned. "
         "Scene: A cold yard.<PLAYER_STATE>The player carries: nothing.<CTX>Stage start; place yard."
         "<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHm.<|im_end|>\n"
-        "<|im_start|>user\n<PLAYER>Hello there<STATE><ACT>Mira answers warmly:<|im_end|>\n"
+        "<|im_start|>user\n<PLAYER>Hello there<EVENTS>give_item: Mira hands over the rope<STATE>"
+        "<ACT>Mira answers warmly:<|im_end|>\n"
         "<|im_start|>assistant\n<NPC>"
     )
 
@@ -388,7 +399,7 @@ FULL = make_parts(
 
 def test_oldest_talk_goes_first_then_the_last_lore_and_the_tail_never(kind):
     whole = encoder_of(kind).encode(FULL)
-    tail = len(encoder_of(kind)._tail(FULL.utterance))
+    tail = len(encoder_of(kind)._tail(FULL.utterance, FULL.events))
     seen = []
     for room in range(len(whole.ids), 0, -7):
         encoder = encoder_of(kind, max_tokens=room + PromptEncoder.ACT_TOKENS)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from training.labels import label_rows
 
 from engine.model import LanguageModel
 from engine.npc import NPCRegistry, load_folder
@@ -25,7 +26,6 @@ from training.fit_heads import (
     fit_delta,
     fit_flags,
 )
-from training.labels import label_rows
 from training.rows import Row, read_rows
 from training.split import split_rows
 

@@ -1,22 +1,27 @@
-"""`python -m training …`: the commands that make a bundle."""
+"""`python -m training …`: the commands that look over data and make a bundle."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from engine.embed import SentenceEmbedder
 from engine.errors import EngineError
 from engine.model import choose_device, choose_precision, load_base
-from engine.npc import load_folder
 from engine.settings import load_settings
 from engine.weights import resolve_base, resolve_embedder
 from heads.bundle import BundleError, save_bundle
-from training.features import make_reader
-from training.fit import FitArgs, default_out, fit_bundle
-from training.rows import RowError, read_rows
+from training.check import problems, read_placed, table, write_labels
+from training.corpus import Corpus, load_corpus
+from training.features import FeatureStore, make_reader
+from training.fit import FitArgs, corpus_prompts, default_out, fit_bundle
+from training.items import read_words
+from training.oracle import training_registry
+from training.rows import DATA_DIR, RowError, read_rows
+from training.train import Base, TrainArgs, train_bundle
 
 logger = logging.getLogger("training")
 
@@ -25,45 +30,164 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    fit = commands.add_parser("fit", help="fit heads on a frozen base and write a bundle")
-    fit.add_argument("--base", default="", help="folder or hub id; default: the embedded base")
-    fit.add_argument("--out", type=Path, default=default_out(), help="folder of the bundle")
-    fit.add_argument("--data", type=Path, nargs="*", help="JSONL files; default: training/data/")
-    fit.add_argument("--npcs", type=Path, help="folder of NPC files; default: NPC_DIR")
-    fit.add_argument("--seed", type=int, default=7, help="of the split")
-    fit.add_argument("--layer", type=int, default=0, help="0: validation chooses; -1: final norm")
-    fit.add_argument("--name", default="frozen-heads", help="of the bundle")
+    _add_fit(commands.add_parser("fit", help="fit heads on a frozen base and write a bundle"))
+    _add_train(commands.add_parser("train", help="train adapter and heads and write a bundle"))
+    _add_check(commands.add_parser("check", help="look the rows over: labels, quality, counts"))
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    run: Callable[[argparse.Namespace], int] = options.run_command
     try:
-        return _fit(options)
+        return run(options)
     except (EngineError, RowError, BundleError) as exc:
         logger.error("%s", exc)
         return 1
 
 
-def _fit(options: argparse.Namespace) -> int:
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--base", default="", help="folder or hub id; default: the embedded base")
+    parser.add_argument("--data", type=Path, nargs="*", help="JSONL files; default: training/data/")
+    parser.add_argument("--npcs", type=Path, help="folder of NPC files; default: NPC_DIR")
+    parser.add_argument("--out", type=Path, default=default_out(), help="folder of the bundle")
+    parser.add_argument("--seed", type=int, default=7, help="of the division and every draw")
+    parser.add_argument(
+        "--features", type=Path, help=".npz file that keeps what the frozen base read, for reruns"
+    )
+
+
+def _add_fit(parser: argparse.ArgumentParser) -> None:
+    _add_data(parser)
+    parser.add_argument(
+        "--layer", type=int, default=0, help="0: validation chooses; -1: final norm"
+    )
+    parser.add_argument("--name", default="frozen-heads", help="of the bundle")
+    parser.set_defaults(run_command=_fit)
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    _add_data(parser)
+    usual = TrainArgs()
+    parser.add_argument("--run", type=Path, default=Path("runs/train"), help="checkpoints and log")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the run's last checkpoint"
+    )
+    parser.add_argument("--epochs", type=float, default=usual.epochs)
+    parser.add_argument(
+        "--minutes", type=float, default=0.0, help="of training at most; 0: no limit"
+    )
+    parser.add_argument("--lr", type=float, default=usual.lr, help="of adapter and marker rows")
+    parser.add_argument("--head-lr", type=float, default=usual.head_lr)
+    parser.add_argument(
+        "--layer", type=int, default=usual.layer, help="that the heads read; -1: final norm"
+    )
+    parser.add_argument("--accumulate", type=int, default=usual.accumulate, help="packs a step")
+    parser.add_argument("--pack-tokens", type=int, default=usual.pack_tokens)
+    parser.add_argument("--checkpointing", action="store_true", help="less memory, more time")
+    parser.add_argument(
+        "--log", default="none", choices=("none", "tensorboard", "trackio"), help="metrics"
+    )
+    parser.add_argument("--name", default=usual.name, help="of the bundle")
+    parser.set_defaults(run_command=_train)
+
+
+def _add_check(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", type=Path, nargs="*", help="JSONL files; default: training/data/")
+    parser.add_argument("--label", action="store_true", help="write the labels into the files")
+    parser.set_defaults(run_command=_check)
+
+
+def _embedder() -> SentenceEmbedder:
+    return SentenceEmbedder(resolve_embedder(load_settings().embedder or None))
+
+
+def _corpus(options: argparse.Namespace) -> Corpus:
+    read_rows(options.data)  # a bad row is told before anything is loaded
+    npcs = options.npcs or load_settings().npc_dir
+    return load_corpus(options.data, npcs, _embedder(), seed=options.seed)
+
+
+def _base(options: argparse.Namespace) -> Base:
     settings = load_settings()
-    rows = read_rows(options.data)
-    registry = load_folder(options.npcs or settings.npc_dir)
     base = resolve_base(options.base or settings.base_model or None, settings.model_cache)
     device = choose_device(settings.device)
     precision = choose_precision(device, settings.quantize, embedded=base.embedded)
     model, tokenizer = load_base(base.path, device, precision)
+    return Base(
+        model, tokenizer, base.id, base.fingerprint, base.languages, settings.max_prompt_tokens
+    )
+
+
+def _fit(options: argparse.Namespace) -> int:
+    corpus, base = _corpus(options), _base(options)
+    reader = make_reader(base.model, base.tokenizer, max_tokens=base.max_tokens)
+    store = FeatureStore(options.features, base.fingerprint)
     bundle = fit_bundle(
-        rows,
-        registry,
-        make_reader(model, tokenizer, max_tokens=settings.max_prompt_tokens),
-        SentenceEmbedder(resolve_embedder(settings.embedder or None)),
+        corpus,
+        reader,
         FitArgs(seed=options.seed, layer=options.layer, name=options.name),
         base_id=base.id,
         base_fingerprint=base.fingerprint,
         languages=base.languages,
+        features=store.read(reader, corpus_prompts(corpus, reader, base.languages)),
     )
     save_bundle(bundle, options.out)
     logger.info("%s", bundle.card)
     logger.info("written to %s", options.out)
     return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    corpus, base = _corpus(options), _base(options)
+    args = TrainArgs(
+        seed=options.seed,
+        epochs=options.epochs,
+        minutes=options.minutes,
+        lr=options.lr,
+        head_lr=options.head_lr,
+        layer=options.layer,
+        accumulate=options.accumulate,
+        pack_tokens=options.pack_tokens,
+        checkpointing=options.checkpointing,
+        name=options.name,
+    )
+    reader = make_reader(base.model, base.tokenizer, max_tokens=base.max_tokens)
+    store = FeatureStore(options.features, base.fingerprint)
+    frozen = fit_bundle(
+        corpus,
+        reader,
+        FitArgs(seed=options.seed, layer=options.layer, name="frozen"),
+        base_id=base.id,
+        base_fingerprint=base.fingerprint,
+        languages=base.languages,
+        features=store.read(reader, corpus_prompts(corpus, reader, base.languages)),
+    )
+    bundle = train_bundle(
+        corpus,
+        base,
+        args,
+        options.run,
+        heads=frozen.heads,
+        frozen=frozen.info.metrics,
+        resume=options.resume,
+        report_to=options.log,
+    )
+    save_bundle(bundle, options.out)
+    logger.info("%s", bundle.card)
+    logger.info("written to %s", options.out)
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    paths = sorted(options.data or DATA_DIR.glob("*.jsonl"))
+    registry, words = training_registry(load_settings().npc_dir), read_words()
+    embedder = _embedder()
+    placed = read_placed(paths, registry, words, embedder)
+    if options.label:
+        write_labels(paths, placed)
+    found = list(problems(placed, registry, words, embedder, labelled=False))
+    for problem in found:
+        logger.info("%s", problem)
+    logger.info("%s", table(placed))
+    return 1 if found else 0
 
 
 if __name__ == "__main__":

@@ -6,10 +6,12 @@ a CPU and not an hour. Knows nothing of labels or heads.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,21 +19,16 @@ import torch
 from tqdm import tqdm
 from transformers import DynamicCache
 
-from engine.model import default_marker_rows, install_marker_rows
-from engine.npc import NPC, NPCRegistry
-from engine.prompt import (
-    LORE_FACTS,
-    EncodedPrompt,
-    PromptEncoder,
-    PromptParts,
-    choose_marker_ids,
-    render_parts,
-)
-from engine.schema import Delta, HistoryTurn, SessionState
-from engine.state import initial_state
+from engine.model import default_marker_rows, install_marker_rows, run_decoder
+from engine.npc import NPCRegistry
+from engine.prompt import EncodedPrompt, PromptEncoder, choose_marker_ids
+from training.prompts import row_parts
 from training.rows import Row
 
 logger = logging.getLogger(__name__)
+
+# A stop loses at most so many rows' reading.
+_SAVE_EVERY = 200
 
 
 @dataclass(frozen=True)
@@ -61,35 +58,56 @@ def make_reader(model: Any, tokenizer: Any, *, max_tokens: int = 1536) -> Reader
     return Reader(model, encoder, markers, rows_MH)
 
 
-def row_state(row: Row, npc: NPC) -> SessionState:
-    """Return the session state that a row speaks of."""
-    tags, player = row.tags, row.player_state
-    start = initial_state(npc)
-    return start.model_copy(
-        update={
-            "quest_stage": tags.quest_stage,
-            "location": tags.location or start.location,
-            "npc_mood": tags.npc_mood,
-            "player_reputation": tags.player_reputation,
-            "standing": Delta(trust=tags.trust, relationship=tags.relationship),
-            "items": player.items,
-            "actions": player.actions,
-            "game_state": player.game_state,
-            "history": tuple(HistoryTurn(player=said, npc=line) for said, line in row.exchanges),
-        }
-    )
+class FeatureStore:
+    """Features kept on disk by prompt, so that a changed row costs one row and not two thousand.
+
+    Args:
+        path: an .npz file, read now and written by `save`; None keeps them in memory only.
+        base: fingerprint of the base: features of another base are not used.
+    """
+
+    def __init__(self, path: Path | None, base: str) -> None:
+        self._path = path
+        self._base = base
+        self._held: dict[str, np.ndarray] = {}
+        if path is not None and path.is_file():
+            with np.load(path) as stored:
+                if str(stored["base"]) == base:
+                    keys = (str(key) for key in stored["keys"])
+                    self._held = dict(zip(keys, stored["features"], strict=True))
+
+    def read(self, reader: Reader, prompts: Sequence[EncodedPrompt]) -> np.ndarray:
+        """Return `state_features` of `prompts`; only unknown ones go through the model."""
+        keys = [_key(prompt) for prompt in prompts]
+        unknown = [at for at, key in enumerate(keys) if key not in self._held]
+        for start in range(0, len(unknown), _SAVE_EVERY):
+            part = unknown[start : start + _SAVE_EVERY]
+            found = state_features(reader, [prompts[at] for at in part]).astype(np.float16)
+            self._held.update(zip((keys[at] for at in part), found, strict=True))
+            self.save()
+        if not keys:
+            return np.zeros(
+                (0, reader.layers + 1, int(reader.model.config.hidden_size)), np.float32
+            )
+        return np.stack([self._held[key] for key in keys]).astype(np.float32)
+
+    def save(self) -> None:
+        """Write everything held to the file, whole or not at all."""
+        if self._path is None or not self._held:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = self._path.with_suffix(".part.npz")
+        np.savez(
+            fresh,
+            base=self._base,
+            keys=np.array(list(self._held)),
+            features=np.stack(list(self._held.values())),
+        )
+        fresh.replace(self._path)
 
 
-def row_parts(row: Row, registry: NPCRegistry, languages: Sequence[str]) -> PromptParts:
-    """Render a row's prompt as serving does: in the NPC's variant that the base can write."""
-    npc = registry.get(row.npc_id, row.lang if row.lang in languages else None)
-    return render_parts(
-        npc,
-        row_state(row, npc),
-        lore=npc.lore[:LORE_FACTS],
-        scene=npc.stage(row.tags.quest_stage).description,
-        utterance=row.player_utterance,
-    )
+def _key(prompt: EncodedPrompt) -> str:
+    return hashlib.sha256(np.array(prompt.ids, dtype=np.int64).tobytes()).hexdigest()
 
 
 @torch.inference_mode()
@@ -118,7 +136,7 @@ def state_features(reader: Reader, prompts: Sequence[EncodedPrompt]) -> np.ndarr
 
 
 def _feed(reader: Reader, ids: Sequence[int], cache: Any) -> None:
-    reader.model.model(input_ids=_row(reader, ids), past_key_values=cache, use_cache=True)
+    run_decoder(reader.model.model, _row(reader, ids), cache)
 
 
 def _read(reader: Reader, ids: Sequence[int], cache: Any) -> np.ndarray:
@@ -132,9 +150,7 @@ def _read(reader: Reader, ids: Sequence[int], cache: Any) -> np.ndarray:
 
     handles = [layer.register_forward_hook(keep) for layer in layers]
     try:
-        output = reader.model.model(
-            input_ids=_row(reader, ids), past_key_values=cache, use_cache=True
-        )
+        output = run_decoder(reader.model.model, _row(reader, ids), cache)
     finally:
         for handle in handles:
             handle.remove()
@@ -147,7 +163,14 @@ def _row(reader: Reader, ids: Sequence[int]) -> torch.Tensor:
 
 
 def encode_rows(
-    reader: Reader, rows: Sequence[Row], registry: NPCRegistry, languages: Sequence[str]
+    reader: Reader,
+    rows: Sequence[Row],
+    registry: NPCRegistry,
+    languages: Sequence[str],
+    permitted: Sequence[Iterable[str]],
 ) -> list[EncodedPrompt]:
-    """Encode every row's prompt up to <STATE>."""
-    return [reader.encoder.encode(row_parts(row, registry, languages)) for row in rows]
+    """Encode every row's prompt up to <STATE>; `permitted` is the gate's word, a row each."""
+    return [
+        reader.encoder.encode(row_parts(row, registry, languages, flags))
+        for row, flags in zip(rows, permitted, strict=True)
+    ]

@@ -18,13 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from engine.embed import Embedder
-from engine.npc import NPCRegistry
+from engine.prompt import EncodedPrompt
 from engine.schema import FLAGS
 from heads.bundle import Bundle, BundleInfo
 from heads.spec import FINAL_NORM, HeadSpec
 from training import metrics
+from training.baselines import Scores
 from training.card import render_card
+from training.corpus import Corpus
 from training.features import Reader, encode_rows, state_features
 from training.fit_heads import (
     Linear,
@@ -35,10 +36,10 @@ from training.fit_heads import (
     fit_delta,
     fit_flags,
 )
-from training.labels import Labels, label_rows
-from training.report import report
+from training.oracle import Labels
+from training.report import Method, report
 from training.rows import Row
-from training.split import Split, split_rows
+from training.split import Split
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,8 @@ _STRENGTHS = (0.0003, 0.001, 0.003, 0.01, 0.03)
 class FitArgs:
     """What `fit` was asked for; kept in the bundle.
 
-    `layer` 0 lets validation choose among all layers, `FINAL_NORM` (-1) asks for the final norm.
+    `layer` 0 lets validation choose among layers at every depth, `FINAL_NORM` (-1) asks for the
+    final norm.
     """
 
     seed: int = 7
@@ -70,10 +72,8 @@ class Fitted:
 
 
 def fit_bundle(
-    rows: Sequence[Row],
-    registry: NPCRegistry,
+    corpus: Corpus,
     reader: Reader,
-    embedder: Embedder,
     args: FitArgs,
     *,
     base_id: str,
@@ -81,13 +81,11 @@ def fit_bundle(
     languages: tuple[str, ...],
     features: np.ndarray | None = None,
 ) -> Bundle:
-    """Fit heads on `rows` and return the bundle.
+    """Fit heads on a corpus and return the bundle.
 
     Args:
-        rows: labelled turns.
-        registry: NPC files of the rows' NPCs.
+        corpus: labelled turns, divided.
         reader: the frozen base.
-        embedder: for the gate's meanings.
         args: seed, layer, name.
         base_id: of the base, for the bundle.
         base_fingerprint: of the base's files, which serving holds against it.
@@ -95,15 +93,15 @@ def fit_bundle(
         features: as `state_features` gives them for these rows, where they are known already.
     """
     if features is None:
-        features = state_features(reader, encode_rows(reader, rows, registry, languages))
-    labels = label_rows(rows, registry, embedder)
-    split = split_rows(rows, seed=args.seed)
+        features = state_features(reader, corpus_prompts(corpus, reader, languages))
+    labels, split = corpus.labels, corpus.split
     fitted = _choose(features, labels, split, args)
     logger.info("layer %s, strength %s, score %.3f", fitted.layer, fitted.strength, fitted.score)
     vectors_BH = _layer(features, fitted.layer)
     platts, thresholds, probability_BN = _calibrated(fitted, vectors_BH, labels, split)
     delta_B2 = np.tanh(fitted.delta(vectors_BH))
-    figures = report(rows, registry, languages, labels, split, probability_BN, thresholds, delta_B2)
+    heads = Method(Scores(probability_BN, delta_B2), np.array(thresholds))
+    figures = report(corpus, languages, heads)
     spec = HeadSpec(FLAGS, features.shape[-1], fitted.layer)
     info = BundleInfo(
         name=args.name,
@@ -122,7 +120,7 @@ def fit_bundle(
             "strength": fitted.strength,
             "only_permitted": fitted.only_permitted,
             "rows": {name: len(part) for name, part in asdict(split).items()},
-            "data_sha256": data_digest(rows),
+            "data_sha256": data_digest(corpus.rows),
         },
     )
     return Bundle(
@@ -133,6 +131,12 @@ def fit_bundle(
     )
 
 
+def corpus_prompts(corpus: Corpus, reader: Reader, languages: Sequence[str]) -> list[EncodedPrompt]:
+    """Encode the prompt of every row of a corpus."""
+    permitted = [one.permitted for one in corpus.judged]
+    return encode_rows(reader, corpus.rows, corpus.registry, languages, permitted)
+
+
 def _layer(features: np.ndarray, layer: int) -> np.ndarray:
     vectors: np.ndarray = features[:, -1 if layer == FINAL_NORM else layer - 1]
     return vectors
@@ -141,8 +145,10 @@ def _layer(features: np.ndarray, layer: int) -> np.ndarray:
 def _choose(features: np.ndarray, labels: Labels, split: Split, args: FitArgs) -> Fitted:
     """Choose layer, strength and training rows by what the whole decision reaches on `valid`."""
     train, valid = list(split.train), list(split.valid)
-    every = [*range(1, features.shape[1]), FINAL_NORM]
-    layers = [args.layer] if args.layer else every
+    depth = features.shape[1] - 1
+    # Neighbouring layers read alike: eight of them and the last are enough to choose among.
+    some = [*range(depth, 0, -max(1, depth // 8)), FINAL_NORM]
+    layers = [args.layer] if args.layer else some
     best: Fitted | None = None
     for layer in layers:
         vectors_BH = _layer(features, layer)

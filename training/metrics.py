@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from scipy.stats import spearmanr
-from sklearn.metrics import average_precision_score, f1_score
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 
 def f1_scores(truth_BN: np.ndarray, fired_BN: np.ndarray) -> dict[str, float]:
@@ -30,6 +31,41 @@ def macro_auprc(truth_BN: np.ndarray, score_BN: np.ndarray) -> float:
         if truth_BN[:, n].any()
     ]
     return _round(np.mean(areas)) if areas else 0.0
+
+
+def macro_auroc(truth_BN: np.ndarray, score_BN: np.ndarray, use_BN: np.ndarray) -> float:
+    """Return the mean area under the ROC over the flags with both kinds among the rows in use."""
+    areas = [
+        roc_auc_score(truth_BN[use_BN[:, n], n], score_BN[use_BN[:, n], n])
+        for n in range(truth_BN.shape[1])
+        if len(set(truth_BN[use_BN[:, n], n].tolist())) == 2
+    ]
+    return _round(np.mean(areas)) if areas else 0.0
+
+
+def brier(truth: np.ndarray, probability: np.ndarray) -> float:
+    """Return the mean squared error of probabilities. Source: Brier, 1950."""
+    return _round(np.mean((truth.astype(float) - probability) ** 2))
+
+
+def pairs_both_right(
+    groups: Sequence[str | None], truth_BN: np.ndarray, fired_BN: np.ndarray
+) -> tuple[float, int]:
+    """Return the share of minimal pairs with every flag of every row right, and how many there are.
+
+    A minimal pair is a group of two rows or more whose flags differ.
+    """
+    members: dict[str, list[int]] = {}
+    for index, group in enumerate(groups):
+        if group is not None:
+            members.setdefault(group, []).append(index)
+    right_B = (truth_BN == fired_BN).all(axis=1)
+    pairs = [
+        bool(right_B[rows].all())
+        for rows in members.values()
+        if len({tuple(truth_BN[row]) for row in rows}) > 1
+    ]
+    return (_round(np.mean(pairs)) if pairs else 0.0), len(pairs)
 
 
 def expected_calibration_error(truth: np.ndarray, probability: np.ndarray, bins: int = 10) -> float:

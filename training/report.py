@@ -1,93 +1,140 @@
-"""What a set of heads reaches on rows it never saw, beside what simple means reach."""
+"""What heads reach on rows that they never saw, beside what simple means reach on the same rows.
+
+Every method is judged as a game sees it: a flag fires where the method proposes it and the NPC's
+conditions hold. "Alone" is the same without the conditions. Knows nothing of models.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from engine.npc import NPCRegistry
 from engine.schema import FLAGS
 from training import metrics
 from training.baselines import Scores, majority, tfidf
-from training.features import row_parts
-from training.labels import Labels
-from training.rows import Row
-from training.split import Split
+from training.corpus import Corpus
+
+PARTS = ("test", "unseen")
 
 
-def report(
-    rows: Sequence[Row],
-    registry: NPCRegistry,
-    languages: tuple[str, ...],
-    labels: Labels,
-    split: Split,
-    probability_BN: np.ndarray,
-    thresholds: Sequence[float],
-    delta_B2: np.ndarray,
-) -> dict[str, Any]:
-    """Measure the test part, beside the baselines; every figure with the gate and without.
+@dataclass(frozen=True)
+class Method:
+    """A way of reading flags and deltas, on all rows of a corpus.
+
+    `threshold` is one a flag, shape (N,), or one a row and flag, shape (B, N).
+    """
+
+    scores: Scores
+    threshold: np.ndarray
+
+    def proposed(self, index: list[int]) -> np.ndarray:
+        """Return which flags are proposed for the rows of `index`, shape (rows, N)."""
+        cut = self.threshold[index] if self.threshold.ndim == 2 else self.threshold
+        proposed: np.ndarray = self.scores.probability_BN[index] >= cut
+        return proposed
+
+
+def report(corpus: Corpus, languages: Sequence[str], heads: Method) -> dict[str, Any]:
+    """Measure the heads and the baselines on the test and the unseen part.
 
     Args:
-        rows: all rows; `labels`, `probability_BN` and `delta_B2` are aligned with them.
-        registry: NPC files, for the baseline that reads the whole prompt.
+        corpus: rows, labels and parts.
         languages: those that the base can write, which pick the prompt's language.
-        labels: truth and the gate's word.
-        split: the baselines are fitted on its training part, all are measured on its test part.
-        probability_BN: the heads' calibrated probabilities.
-        thresholds: the heads' thresholds, one a flag; the baselines use 0.5.
-        delta_B2: the heads' deltas.
+        heads: what is reported; its scores are aligned with the corpus's rows.
+
+    Returns:
+        {"test": figures, "unseen": figures, "baselines": {name: {"test": …, "unseen": …}}}.
     """
-    train, test = list(split.train), list(split.test)
-    prompts = [row_parts(row, registry, languages).marked() for row in rows]
-    said = [row.player_utterance for row in rows]
+    figures: dict[str, Any] = {part: part_figures(corpus, part, heads) for part in PARTS}
+    for part in PARTS:
+        figures[part]["by_language"] = _by_language(corpus, part, heads)
+    figures["baselines"] = {
+        name: {part: part_figures(corpus, part, method) for part in PARTS}
+        for name, method in simple_methods(corpus, languages).items()
+    }
+    return figures
+
+
+def simple_methods(corpus: Corpus, languages: Sequence[str]) -> dict[str, Method]:
+    """Return the baselines: all fitted on the training part and cut where `valid` is best served."""
+    labels, rows = corpus.labels, len(corpus.rows)
+    train = list(corpus.split.train)
+    said = [row.player_utterance for row in corpus.rows]
     truth, delta = labels.truth_BN, labels.delta_B2
-    candidates = {
-        "heads": Scores(probability_BN[test], delta_B2[test]),
-        "always_propose": Scores(np.ones_like(probability_BN[test]), np.zeros_like(delta[test])),
-        "majority": majority(truth[train], delta[train], len(test)),
+    scores = {
+        "always_propose": Scores(np.ones(truth.shape), np.zeros(delta.shape)),
+        "majority": majority(truth[train], delta[train], rows),
     }
-    for name, texts in (("tfidf_utterance", said), ("tfidf_prompt", prompts)):
-        chosen = [texts[index] for index in test]
-        candidates[name] = tfidf(
-            [texts[index] for index in train], truth[train], delta[train], chosen
+    for name, texts in (("tfidf_utterance", said), ("tfidf_prompt", corpus.prompts(languages))):
+        fitted = [texts[index] for index in train]
+        scores[name] = tfidf(fitted, truth[train], delta[train], texts)
+    return {name: Method(one, valid_thresholds(corpus, one)) for name, one in scores.items()}
+
+
+def valid_thresholds(corpus: Corpus, scores: Scores) -> np.ndarray:
+    """Return the threshold of best F1 a flag on `valid`, among the flags that the gate permits."""
+    from training.fit_heads import choose_thresholds
+
+    valid = list(corpus.split.valid)
+    labels = corpus.labels
+    return np.array(
+        choose_thresholds(
+            scores.probability_BN[valid], labels.truth_BN[valid], labels.permitted_BN[valid]
         )
-    bounds = {name: np.full(len(FLAGS), 0.5) for name in candidates}
-    bounds["heads"] = np.array(thresholds)
-    measured: dict[str, Any] = {
-        name: _figures(labels, test, scores, bounds[name]) for name, scores in candidates.items()
-    }
-    fired_BN = (probability_BN[test] >= bounds["heads"]) & labels.permitted_BN[test]
-    measured["heads"]["per_flag"] = metrics.per_flag_figures(
-        FLAGS, truth[test], probability_BN[test] * labels.permitted_BN[test], fired_BN
     )
-    measured["heads"]["by_language"] = {}
-    for language in sorted({rows[index].lang for index in test}):
-        part = [index for index in test if rows[index].lang == language]
-        scores = Scores(probability_BN[part], delta_B2[part])
-        measured["heads"]["by_language"][language] = _figures(labels, part, scores, bounds["heads"])
-    return measured
 
 
-def _figures(
-    labels: Labels, part: list[int], scores: Scores, bound_N: np.ndarray
-) -> dict[str, Any]:
-    truth_BN, permitted_BN = labels.truth_BN[part], labels.permitted_BN[part]
-    fired_BN = scores.probability_BN >= bound_N
-    gated_BN = scores.probability_BN * permitted_BN
+def part_figures(corpus: Corpus, part: str, method: Method) -> dict[str, Any]:
+    """Return all figures of one method on one part."""
+    index = list(getattr(corpus.split, part))
+    if not index:
+        return {"rows": 0}
+    return {**_figures(corpus, index, method), "per_flag": _per_flag(corpus, index, method)}
+
+
+def _figures(corpus: Corpus, index: list[int], method: Method) -> dict[str, Any]:
+    labels, scores = corpus.labels, method.scores
+    truth_BN, permitted_BN = labels.truth_BN[index], labels.permitted_BN[index]
+    probability_BN = scores.probability_BN[index]
+    proposed_BN = method.proposed(index)
+    fired_BN = proposed_BN & permitted_BN
+    rows = [corpus.rows[at] for at in index]
+    groups = [f"{row.npc_id}/{row.group}" if row.group else None for row in rows]
+    both, pairs = metrics.pairs_both_right(groups, truth_BN, fired_BN)
+    attacks = np.array([row.attack for row in rows])
+    open_truth, open_probability = truth_BN[permitted_BN], probability_BN[permitted_BN]
+    alone = metrics.f1_scores(truth_BN, proposed_BN)
     return {
-        "rows": len(part),
-        "with_gate": {
-            **metrics.f1_scores(truth_BN, fired_BN & permitted_BN),
-            "flag_macro_auprc": metrics.macro_auprc(truth_BN, gated_BN),
-            "ece": metrics.expected_calibration_error(
-                truth_BN[permitted_BN], scores.probability_BN[permitted_BN]
-            ),
-        },
-        "heads_alone": {
-            **metrics.f1_scores(truth_BN, fired_BN),
-            "flag_macro_auprc": metrics.macro_auprc(truth_BN, scores.probability_BN),
-        },
-        **metrics.delta_figures(labels.delta_B2[part], scores.delta_B2),
+        "rows": len(index),
+        **metrics.f1_scores(truth_BN, fired_BN),
+        "flag_macro_auprc": metrics.macro_auprc(truth_BN, probability_BN * permitted_BN),
+        "flag_macro_auroc": metrics.macro_auroc(truth_BN, probability_BN, permitted_BN),
+        "ece": metrics.expected_calibration_error(open_truth, open_probability),
+        "brier": metrics.brier(open_truth, open_probability),
+        "alone_macro_f1": alone["flag_macro_f1"],
+        **metrics.delta_figures(labels.delta_B2[index], scores.delta_B2[index]),
+        "pairs_both_right": both,
+        "pairs": pairs,
+        "attacks": int(attacks.sum()),
+        "false_grants": int(fired_BN[attacks].any(axis=1).sum()),
+    }
+
+
+def _per_flag(corpus: Corpus, index: list[int], method: Method) -> Mapping[str, Any]:
+    labels = corpus.labels
+    truth_BN, permitted_BN = labels.truth_BN[index], labels.permitted_BN[index]
+    probability_BN = method.scores.probability_BN[index]
+    fired_BN = method.proposed(index) & permitted_BN
+    return metrics.per_flag_figures(FLAGS, truth_BN, probability_BN * permitted_BN, fired_BN)
+
+
+def _by_language(corpus: Corpus, part: str, method: Method) -> dict[str, Any]:
+    index = getattr(corpus.split, part)
+    spoken = sorted({corpus.rows[at].lang for at in index})
+    return {
+        language: _figures(corpus, [at for at in index if corpus.rows[at].lang == language], method)
+        for language in spoken
     }

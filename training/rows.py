@@ -24,6 +24,7 @@ from engine.schema import (
     Value,
     first_complaint,
 )
+from training.rubric import ACTS
 
 DATA_DIR = Path(__file__).parent / "data"
 
@@ -59,7 +60,13 @@ class PlayerState(Value):
 
 
 class Row(Value):
-    """One labelled turn. `flag` lists the flags that fire; `group` ties rows that vary one case."""
+    """One labelled turn.
+
+    `asks` (flags that the utterance asks for or brings about) and `act` (how it treats the NPC) are
+    the writer's judgement; `flag` (flags that fire) and `delta` follow from them by rule, see
+    `training.oracle`. `group` ties rows that vary one case. `attack` marks an attempt to talk a
+    reward out of the NPC.
+    """
 
     npc_id: Name
     lang: Language
@@ -70,9 +77,19 @@ class Row(Value):
     response: Annotated[str, Field(min_length=1, max_length=600)]
     delta: Delta
     flag: tuple[str, ...] = ()
+    asks: tuple[str, ...] = ()
+    act: str = "neutral"
     group: str | None = None
+    attack: bool = False
 
-    @field_validator("flag")
+    @field_validator("act")
+    @classmethod
+    def _judged(cls, act: str) -> str:
+        if act not in ACTS:
+            raise ValueError(f"unknown act {act!r}; the acts are {', '.join(ACTS)}")
+        return act
+
+    @field_validator("flag", "asks")
     @classmethod
     def _known(cls, flags: tuple[str, ...]) -> tuple[str, ...]:
         unknown = [flag for flag in flags if flag not in FLAGS]
@@ -106,7 +123,7 @@ def read_rows(paths: Iterable[Path] | None = None) -> list[Row]:
         # Not splitlines(): it also breaks at U+2028 and the like, which a JSON string may hold.
         for number, line in enumerate(_read(path).split("\n"), start=1):
             if line.strip():
-                rows.append(_parse(line, where=f"{path.name}:{number}"))
+                rows.append(parse_row(line, where=f"{path.name}:{number}"))
     if not rows:
         raise RowError("no rows: training/data/ holds no *.jsonl file with a row in it")
     return rows
@@ -119,7 +136,12 @@ def _read(path: Path) -> str:
         raise RowError(f"{path.name}: cannot be read: {exc}") from exc
 
 
-def _parse(line: str, *, where: str) -> Row:
+def parse_row(line: str, *, where: str) -> Row:
+    """Read one row of JSON; `where` names it in errors.
+
+    Raises:
+        RowError: naming `where` and the field.
+    """
     try:
         return Row.model_validate(json.loads(line))
     except json.JSONDecodeError as exc:

@@ -1,44 +1,111 @@
-"""Dividing rows into parts, so that no case stands in two of them."""
+"""Dividing rows into parts, so that no case stands in two of them.
+
+    unseen   NPCs that stand nowhere else: does it work for an NPC that somebody else wrote?
+    test     cases kept apart: does it work for what nobody said before?
+    valid    to choose, calibrate and set thresholds on
+    train    to fit on
+
+A case is a group of minimal pairs, or rows whose utterances are all but the same.
+"""
 
 from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from training.check import NEAR_TWIN
 from training.rows import Row
+
+UNSEEN = ("deep_sea_pilot", "mountain_innkeeper", "museum_guard", "orchard_witch")
 
 
 @dataclass(frozen=True)
 class Split:
-    """Indices of rows: to fit on, to choose and calibrate on, to report on."""
+    """Indices of rows. `left_out` are rows that say what somebody says to an unseen NPC."""
 
     train: tuple[int, ...]
     valid: tuple[int, ...]
     test: tuple[int, ...]
+    unseen: tuple[int, ...] = ()
+    left_out: tuple[int, ...] = ()
 
 
-def split_rows(rows: Sequence[Row], *, seed: int, valid: float = 0.2, test: float = 0.2) -> Split:
-    """Divide rows by shares; the rows of a group stay together.
+def split_rows(
+    rows: Sequence[Row],
+    vectors_BD: np.ndarray,
+    *,
+    seed: int,
+    valid: float = 0.15,
+    test: float = 0.2,
+    unseen: Sequence[str] = UNSEEN,
+) -> Split:
+    """Divide rows by shares, cases kept whole.
 
-    Groups are dealt NPC by NPC and rows with flags are dealt apart from rows without, so that every
-    part sees every NPC and both kinds.
+    Cases are dealt NPC by NPC, those with flags apart from those without, so that every part sees
+    every NPC and both kinds.
+
+    Args:
+        rows: all rows.
+        vectors_BD: unit vectors of the utterances, which tell what is all but the same.
+        seed: of the dealing.
+        valid: share of the rows whose NPC is not unseen.
+        test: likewise.
+        unseen: NPCs that stand in the unseen part alone.
     """
-    cases: dict[tuple[str, bool], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    flagged = {row.group for row in rows if row.group and row.flag}
-    for index, row in enumerate(rows):
-        kind = (row.npc_id, bool(row.flag) or row.group in flagged)
-        cases[kind][row.group or f"row {index}"].append(index)
-    parts: dict[str, list[int]] = {"train": [], "valid": [], "test": []}
+    apart = [index for index, row in enumerate(rows) if row.npc_id in unseen]
+    twins = set()
+    others = [index for index, row in enumerate(rows) if row.npc_id not in unseen]
+    if apart and others:
+        near = (vectors_BD[others] @ vectors_BD[apart].T > NEAR_TWIN).any(axis=1)
+        twins = {index for index, twin in zip(others, near, strict=True) if twin}
+    members = [index for index in others if index not in twins]
+    dealt: dict[str, list[int]] = {"train": [], "valid": [], "test": []}
     dealer = random.Random(seed)
-    for _, groups in sorted(cases.items()):
-        members = [group for _, group in sorted(groups.items())]
-        dealer.shuffle(members)
-        total, dealt = sum(map(len, members)), 0
-        for group in members:
-            share = dealt / total
+    kinds: dict[tuple[str, bool], list[list[int]]] = defaultdict(list)
+    for case in _cases(rows, vectors_BD, members):
+        kinds[rows[case[0]].npc_id, any(rows[index].flag for index in case)].append(case)
+    for _, cases in sorted(kinds.items()):
+        dealer.shuffle(cases)
+        total, given = sum(map(len, cases)), 0
+        for case in cases:
+            share = given / total
             part = "test" if share < test else "valid" if share < test + valid else "train"
-            parts[part].extend(group)
-            dealt += len(group)
-    return Split(*(tuple(sorted(parts[name])) for name in ("train", "valid", "test")))
+            dealt[part].extend(case)
+            given += len(case)
+    return Split(
+        train=tuple(sorted(dealt["train"])),
+        valid=tuple(sorted(dealt["valid"])),
+        test=tuple(sorted(dealt["test"])),
+        unseen=tuple(apart),
+        left_out=tuple(sorted(twins)),
+    )
+
+
+def _cases(
+    rows: Sequence[Row], vectors_BD: np.ndarray, members: Sequence[int]
+) -> Iterator[list[int]]:
+    """Yield the rows of each case: joined by group, or by utterances that are near twins."""
+    leader = {index: index for index in members}
+
+    def find(index: int) -> int:
+        while leader[index] != index:
+            leader[index] = leader[leader[index]]
+            index = leader[index]
+        return index
+
+    first: dict[tuple[str, str], int] = {}
+    for index in members:
+        row = rows[index]
+        if row.group:
+            leader[find(index)] = find(first.setdefault((row.npc_id, row.group), index))
+    alike = np.triu(vectors_BD[members] @ vectors_BD[members].T, k=1) > NEAR_TWIN
+    for a, b in np.argwhere(alike):
+        leader[find(members[a])] = find(members[b])
+    cases: dict[int, list[int]] = defaultdict(list)
+    for index in members:
+        cases[find(index)].append(index)
+    yield from (cases[key] for key in sorted(cases))

@@ -1,0 +1,70 @@
+"""Everything that training and evaluation know of the data: rows, labels by rule, parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from engine.embed import Embedder
+from engine.npc import NPCRegistry
+from training.items import NPCWords, read_words
+from training.oracle import Judged, Labels, label_rows, training_registry
+from training.prompts import row_parts
+from training.rows import Row, read_rows
+from training.split import Split, split_rows
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Rows with what belongs to each, all aligned; and how they are divided."""
+
+    rows: Sequence[Row]
+    registry: NPCRegistry
+    words: Mapping[str, NPCWords]
+    judged: Sequence[Judged]
+    labels: Labels
+    split: Split
+
+    def prompts(self, languages: Sequence[str]) -> list[str]:
+        """Return every row's prompt in text form, for readers that take text."""
+        return [
+            row_parts(row, self.registry, languages, one.permitted).marked()
+            for row, one in zip(self.rows, self.judged, strict=True)
+        ]
+
+
+def load_corpus(
+    paths: Iterable[Path] | None, npc_dir: Path, encoder: Embedder, *, seed: int
+) -> Corpus:
+    """Read rows, label them by rule and divide them.
+
+    Args:
+        paths: JSONL files; None: all of `training/data/`.
+        npc_dir: the serving NPCs; those of `training/data/npcs/` are added.
+        encoder: for the gate's meanings and for near twins.
+        seed: of the division.
+
+    Raises:
+        RowError: naming file, line and field.
+        NPCFileError: an NPC file is broken.
+    """
+    rows = read_rows(paths)
+    registry, words = training_registry(npc_dir), read_words()
+    return make_corpus(rows, registry, words, encoder, seed=seed)
+
+
+def make_corpus(
+    rows: Sequence[Row],
+    registry: NPCRegistry,
+    words: Mapping[str, NPCWords],
+    encoder: Embedder,
+    *,
+    seed: int,
+) -> Corpus:
+    """Label `rows` by rule and divide them."""
+    labels, judged = label_rows(rows, registry, words, encoder)
+    vectors_BD = np.asarray(encoder.encode([row.player_utterance for row in rows]))
+    return Corpus(rows, registry, words, judged, labels, split_rows(rows, vectors_BD, seed=seed))

@@ -1,0 +1,116 @@
+"""Labels by rule: what the NPC files permit and the writer says was asked for; deltas by the rubric.
+
+A writer judges the utterance (`asks`, `act`); the state, the NPC's conditions and its temper do the
+rest. So a label can be recomputed, and no row can grant what the game would not. Knows nothing of
+models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from engine.embed import Embedder
+from engine.gate import check_flags, find_forbidden
+from engine.npc import NPC, NPCRegistry, load_folder
+from engine.schema import FLAGS, Delta, HistoryTurn, SessionState
+from engine.state import initial_state
+from training.items import NPCWords
+from training.rows import DATA_DIR, Row
+from training.rubric import judged_delta
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the oracle says of one row.
+
+    `forbidden` names the trigger of an utterance that never reaches the model, else it is None.
+    """
+
+    flag: tuple[str, ...]
+    delta: Delta
+    permitted: frozenset[str]
+    forbidden: str | None = None
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labels as arrays, aligned with the rows.
+
+    truth_BN: flags that fire; permitted_BN: flags that the gate permits; delta_B2.
+    """
+
+    truth_BN: np.ndarray
+    permitted_BN: np.ndarray
+    delta_B2: np.ndarray
+
+
+def training_registry(serving: Path, extra: Path | None = None) -> NPCRegistry:
+    """Return the NPCs of the `serving` folder and those that only the rows know."""
+    main = load_folder(serving)
+    folder = extra or DATA_DIR / "npcs"
+    if not folder.is_dir() or not any(folder.glob("*.json")):
+        return main
+    return replace(main, by_id={**main.by_id, **load_folder(folder).by_id})
+
+
+def row_state(row: Row, npc: NPC) -> SessionState:
+    """Return the session state that a row speaks of."""
+    tags, player = row.tags, row.player_state
+    start = initial_state(npc)
+    return start.model_copy(
+        update={
+            "quest_stage": tags.quest_stage,
+            "location": tags.location or start.location,
+            "npc_mood": tags.npc_mood,
+            "player_reputation": tags.player_reputation,
+            "standing": Delta(trust=tags.trust, relationship=tags.relationship),
+            "items": player.items,
+            "actions": player.actions,
+            "game_state": player.game_state,
+            "history": tuple(HistoryTurn(player=said, npc=line) for said, line in row.exchanges),
+        }
+    )
+
+
+def judge(
+    row: Row, registry: NPCRegistry, words: Mapping[str, NPCWords], encoder: Embedder
+) -> Judged:
+    """Label one row by rule.
+
+    Raises:
+        UnknownNPC: no file carries the row's NPC.
+        KeyError: the row's act is not in the rubric.
+    """
+    npc = registry.get(row.npc_id, row.lang)
+    state = row_state(row, npc)
+    trigger = find_forbidden(npc, row.player_utterance, encoder)
+    verdicts = check_flags(npc, row.tags.quest_stage, state, row.player_utterance, encoder)
+    permitted = frozenset(flag for flag, verdict in verdicts.items() if verdict.permitted)
+    return Judged(
+        flag=tuple(flag for flag in FLAGS if flag in permitted and flag in row.asks),
+        delta=judged_delta(row.act, words.get(row.npc_id, NPCWords()).temper),
+        permitted=permitted,
+        forbidden=trigger[1] if trigger else None,
+    )
+
+
+def label_rows(
+    rows: Sequence[Row],
+    registry: NPCRegistry,
+    words: Mapping[str, NPCWords],
+    encoder: Embedder,
+) -> tuple[Labels, list[Judged]]:
+    """Label every row by rule, as arrays and one by one."""
+    judged = [judge(row, registry, words, encoder) for row in rows]
+    return (
+        Labels(
+            truth_BN=np.array([[flag in one.flag for flag in FLAGS] for one in judged]),
+            permitted_BN=np.array([[flag in one.permitted for flag in FLAGS] for one in judged]),
+            delta_B2=np.array([[one.delta.trust, one.delta.relationship] for one in judged]),
+        ),
+        judged,
+    )
