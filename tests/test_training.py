@@ -6,17 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from training.labels import label_rows
 
 from engine.model import LanguageModel
-from engine.npc import NPCRegistry, load_folder
+from engine.npc import NPCRegistry
 from engine.prompt import STATE
 from engine.schema import FLAGS
 from heads.bundle import load_bundle, save_bundle
 from tests.fakes import BASE_ID, FINGERPRINT, WordEmbedder, tiny_model
 from training import metrics
 from training.__main__ import main
-from training.features import encode_rows, make_reader, row_parts, state_features
+from training.corpus import Corpus, make_corpus
+from training.features import FeatureStore, encode_rows, make_reader, state_features
 from training.fit import FitArgs, data_digest, default_out, fit_bundle
 from training.fit_heads import (
     apply_platt,
@@ -26,15 +26,18 @@ from training.fit_heads import (
     fit_delta,
     fit_flags,
 )
+from training.items import read_words
+from training.oracle import training_registry
+from training.prompts import row_parts
 from training.rows import Row, read_rows
-from training.split import split_rows
+from training.split import UNSEEN, split_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
 def registry() -> NPCRegistry:
-    return load_folder(ROOT / "npc_configs")
+    return training_registry(ROOT / "npc_configs")
 
 
 @pytest.fixture(scope="module")
@@ -42,44 +45,78 @@ def rows() -> list[Row]:
     return read_rows()
 
 
-def test_no_group_stands_in_two_parts_and_no_row_is_lost(rows: list[Row]) -> None:
-    split = split_rows(rows, seed=3)
-    parts = [set(split.train), set(split.valid), set(split.test)]
-    assert sorted(index for part in parts for index in part) == list(range(len(rows)))
-    groups = [{rows[index].group for index in part} - {None} for part in parts]
+@pytest.fixture(scope="module")
+def corpus(rows: list[Row], registry: NPCRegistry) -> Corpus:
+    return make_corpus(rows, registry, read_words(), WordEmbedder(), seed=1)
+
+
+def vectors_of(rows: list[Row]) -> np.ndarray:
+    return WordEmbedder().encode([row.player_utterance for row in rows])
+
+
+def test_no_case_stands_in_two_parts_and_no_row_is_lost(rows: list[Row]) -> None:
+    vectors = vectors_of(rows)
+    split = split_rows(rows, vectors, seed=3)
+    parts = [split.train, split.valid, split.test, split.unseen]
+    every = sorted(index for part in (*parts, split.left_out) for index in part)
+    assert every == list(range(len(rows)))
+    groups = [
+        {(rows[index].npc_id, rows[index].group) for index in part if rows[index].group}
+        for part in parts
+    ]
     assert sum(map(len, groups)) == len(set().union(*groups))
+    for first, part in enumerate(parts):
+        for other in parts[first + 1 :]:
+            assert (vectors[list(part)] @ vectors[list(other)].T).max() <= 0.95
+
+
+def test_unseen_npcs_stand_nowhere_else(rows: list[Row]) -> None:
+    split = split_rows(rows, vectors_of(rows), seed=3)
+    assert {rows[index].npc_id for index in split.unseen} == set(UNSEEN)
+    known = {
+        rows[index].npc_id for part in (split.train, split.valid, split.test) for index in part
+    }
+    assert not known & set(UNSEEN)
 
 
 def test_every_part_of_the_split_has_every_npc_and_both_languages(rows: list[Row]) -> None:
-    split = split_rows(rows, seed=7)
+    split = split_rows(rows, vectors_of(rows), seed=7)
     for part in (split.train, split.valid, split.test):
-        assert {rows[index].npc_id for index in part} == {row.npc_id for row in rows}
+        assert {rows[index].npc_id for index in part} == {r.npc_id for r in rows} - set(UNSEEN)
         assert {rows[index].lang for index in part} == {"en", "ko"}
 
 
 def test_the_same_seed_gives_the_same_split(rows: list[Row]) -> None:
-    assert split_rows(rows, seed=5) == split_rows(rows, seed=5)
-    assert split_rows(rows, seed=5) != split_rows(rows, seed=6)
+    vectors = vectors_of(rows)
+    assert split_rows(rows, vectors, seed=5) == split_rows(rows, vectors, seed=5)
+    assert split_rows(rows, vectors, seed=5) != split_rows(rows, vectors, seed=6)
+
+
+def test_another_npc_leaves_the_others_rows_in_their_parts(rows: list[Row]) -> None:
+    smith = [row for row in rows if row.npc_id == "blacksmith_village_center"]
+    hermit = [row for row in rows if row.npc_id == "forest_hermit"]
+    alone = split_rows(smith, vectors_of(smith), seed=5)
+    both = split_rows(smith + hermit, vectors_of(smith + hermit), seed=5)
+    assert set(alone.test) == {index for index in both.test if index < len(smith)}
 
 
 def test_rows_are_rendered_in_the_variant_the_base_can_write(
     rows: list[Row], registry: NPCRegistry
 ) -> None:
     korean = next(r for r in rows if r.lang == "ko" and r.npc_id == "mother_abandoned_factory")
-    assert "Silvia" in row_parts(korean, registry, ("en",)).sys
-    assert "실비아" in row_parts(korean, registry, ("en", "ko")).sys
+    assert "Silvia" in row_parts(korean, registry, ("en",), ()).sys
+    assert "실비아" in row_parts(korean, registry, ("en", "ko"), ()).sys
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
-def test_features_with_a_shared_prefix_equal_those_of_serving(
-    kind: str, rows: list[Row], registry: NPCRegistry
-) -> None:
+def test_features_with_a_shared_prefix_equal_those_of_serving(kind: str, corpus: Corpus) -> None:
     model, tokenizer = tiny_model(kind)
     reader = make_reader(model, tokenizer, max_tokens=8000)
-    chosen = [rows[0], rows[1], rows[-1]]
-    prompts = encode_rows(reader, chosen, registry, ("en",))
+    chosen = [corpus.rows[0], corpus.rows[1], corpus.rows[-1]]
+    permitted = [("give_item",), (), ("give_hint",)]
+    prompts = encode_rows(reader, chosen, corpus.registry, ("en",), permitted)
     features = state_features(reader, prompts)
-    bundle = fit_tiny(rows, registry, kind)
+    bundle = fit_tiny(corpus, kind)
     served = LanguageModel(
         *tiny_model(kind),
         bundle,
@@ -94,16 +131,14 @@ def test_features_with_a_shared_prefix_equal_those_of_serving(
         assert np.abs(served.prefill(prompt.ids).hidden_H.numpy() - expected).max() < 1e-4
 
 
-def fit_tiny(rows: list[Row], registry: NPCRegistry, kind: str = "qwen2"):
+def fit_tiny(corpus: Corpus, kind: str = "qwen2"):
     model, tokenizer = tiny_model(kind)
     reader = make_reader(model, tokenizer, max_tokens=8000)
     random = np.random.default_rng(0)
-    features = random.normal(size=(len(rows), 4, 32)).astype(np.float32)
+    features = random.normal(size=(len(corpus.rows), 4, 32)).astype(np.float32)
     return fit_bundle(
-        rows,
-        registry,
+        corpus,
         reader,
-        WordEmbedder(),
         FitArgs(seed=1, layer=2, name="tiny"),
         base_id=BASE_ID,
         base_fingerprint=FINGERPRINT,
@@ -112,30 +147,44 @@ def fit_tiny(rows: list[Row], registry: NPCRegistry, kind: str = "qwen2"):
     )
 
 
-def test_a_fitted_bundle_saves_loads_and_says_what_made_it(
-    tmp_path: Path, rows: list[Row], registry: NPCRegistry
-) -> None:
-    bundle = fit_tiny(rows, registry)
+def test_a_fitted_bundle_saves_loads_and_says_what_made_it(tmp_path: Path, corpus: Corpus) -> None:
+    bundle = fit_tiny(corpus)
     save_bundle(bundle, tmp_path / "bundle")
     loaded = load_bundle(tmp_path / "bundle")
     assert loaded.info.spec.flags == FLAGS
-    assert loaded.info.training["data_sha256"] == data_digest(rows)
+    assert loaded.info.training["data_sha256"] == data_digest(corpus.rows)
     assert loaded.info.training["seed"] == 1
-    for name in ("heads", "majority", "tfidf_utterance", "tfidf_prompt", "always_propose"):
-        assert 0.0 <= loaded.info.metrics[name]["with_gate"]["flag_macro_f1"] <= 1.0
+    measured = loaded.info.metrics
+    baselines = measured["baselines"]
+    assert set(baselines) == {"majority", "tfidf_utterance", "tfidf_prompt", "always_propose"}
+    for part in ("test", "unseen"):
+        for one in (measured[part], *(baseline[part] for baseline in baselines.values())):
+            assert 0.0 <= one["flag_macro_f1"] <= 1.0
+            assert one["rows"] == len(getattr(corpus.split, part))
     assert "## Limits" in loaded.card
 
 
-def test_fitting_twice_gives_the_same_heads(rows: list[Row], registry: NPCRegistry) -> None:
-    first, second = fit_tiny(rows, registry), fit_tiny(rows, registry)
+def test_fitting_twice_gives_the_same_heads(corpus: Corpus) -> None:
+    first, second = fit_tiny(corpus), fit_tiny(corpus)
     for name, tensor in first.heads.state_dict().items():
         assert np.array_equal(tensor.numpy(), second.heads.state_dict()[name].numpy())
     assert first.info == second.info
 
 
-def test_labels_never_grant_what_the_gate_refuses(rows: list[Row], registry: NPCRegistry) -> None:
-    labels = label_rows(rows, registry, WordEmbedder())
-    assert not (labels.truth_BN & ~labels.permitted_BN).any()
+def test_labels_never_grant_what_the_gate_refuses(corpus: Corpus) -> None:
+    assert not (corpus.labels.truth_BN & ~corpus.labels.permitted_BN).any()
+
+
+def test_features_are_read_once_and_kept(tmp_path: Path, corpus: Corpus) -> None:
+    reader = make_reader(*tiny_model("qwen2"), max_tokens=8000)
+    prompts = encode_rows(reader, corpus.rows[:3], corpus.registry, ("en",), [()] * 3)
+    path = tmp_path / "features.npz"
+    first = FeatureStore(path, "base").read(reader, prompts[:2])
+    assert np.abs(first - state_features(reader, prompts[:2])).max() < 1e-2  # kept in halves
+    again = FeatureStore(path, "base")
+    assert np.array_equal(again.read(None, prompts[:2]), first)  # type: ignore[arg-type]
+    assert again.read(reader, prompts).shape[0] == 3
+    assert FeatureStore(path, "another base").read(reader, prompts[:1]).shape[0] == 1
 
 
 def test_linear_heads_learn_what_can_be_learned() -> None:
@@ -194,7 +243,7 @@ def test_the_shipped_bundle_was_made_from_the_shipped_rows() -> None:
     info = load_bundle(default_out()).info
     assert info.training["data_sha256"] == data_digest(read_rows())
     assert info.spec.flags == FLAGS
-    assert set(info.metrics["heads"]["by_language"]) == {"en", "ko"}
+    assert set(info.metrics["test"]["by_language"]) == {"en", "ko"}
 
 
 @pytest.mark.real

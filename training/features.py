@@ -85,10 +85,6 @@ class FeatureStore:
             found = state_features(reader, [prompts[at] for at in part]).astype(np.float16)
             self._held.update(zip((keys[at] for at in part), found, strict=True))
             self.save()
-        if not keys:
-            return np.zeros(
-                (0, reader.layers + 1, int(reader.model.config.hidden_size)), np.float32
-            )
         return np.stack([self._held[key] for key in keys]).astype(np.float32)
 
     def save(self) -> None:

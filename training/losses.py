@@ -54,7 +54,7 @@ class LossParts:
 
     def detached(self) -> dict[str, float]:
         """Return the sums as numbers, for the log."""
-        return {field.name: float(getattr(self, field.name)) for field in fields(self)}
+        return {field.name: float(getattr(self, field.name).detach()) for field in fields(self)}
 
 
 def language_loss(logits_PV: torch.Tensor, labels_P: torch.Tensor) -> torch.Tensor:

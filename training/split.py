@@ -64,12 +64,12 @@ def split_rows(
         twins = {index for index, twin in zip(others, near, strict=True) if twin}
     members = [index for index in others if index not in twins]
     dealt: dict[str, list[int]] = {"train": [], "valid": [], "test": []}
-    dealer = random.Random(seed)
     kinds: dict[tuple[str, bool], list[list[int]]] = defaultdict(list)
     for case in _cases(rows, vectors_BD, members):
         kinds[rows[case[0]].npc_id, any(rows[index].flag for index in case)].append(case)
-    for _, cases in sorted(kinds.items()):
-        dealer.shuffle(cases)
+    for (npc_id, flagged), cases in sorted(kinds.items()):
+        # A dealer of its own for each, so that another NPC's rows leave these where they were.
+        random.Random(f"{seed}/{npc_id}/{flagged}").shuffle(cases)
         total, given = sum(map(len, cases)), 0
         for case in cases:
             share = given / total
