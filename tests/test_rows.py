@@ -9,14 +9,23 @@ from typing import Any
 
 import pytest
 
+from engine.embed import SentenceEmbedder
 from engine.gate import unmet_state
-from engine.npc import NPC, NPCRegistry, load_folder
+from engine.npc import NPC, NPCRegistry, build_registry, parse_npc
+from engine.prompt import MARKERS
 from engine.schema import FLAGS, MAX_NAME, Delta, SessionState
 from engine.text import clean, fold, has_words, language_of
+from engine.weights import resolve_embedder
+from tests.engines import KEEPER, keeper_data
+from tests.fakes import WordEmbedder
+from training.check import Placed, commonest_frame, distinct_2, problems, read_placed, write_labels
+from training.items import is_named, is_promised, read_words
+from training.oracle import training_registry
 from training.rows import DATA_DIR, Row, RowError, read_rows
+from training.rubric import ACTS, Temper, judged_delta
 
-MARKERS = ("<SYS>", "<RAG>", "<PLAYER_STATE>", "<CTX>", "<PLAYER>", "<STATE>", "<ACT>", "<NPC>")
-LEAST_ROWS = 300
+LEAST_ROWS = 2000
+LEAST_POSITIVES = 100
 
 
 def row(**fields: Any) -> dict[str, Any]:
@@ -131,7 +140,7 @@ def rows() -> list[Row]:
 
 @pytest.fixture(scope="module")
 def npcs() -> NPCRegistry:
-    return load_folder(DATA_DIR.parent.parent / "npc_configs")
+    return training_registry(DATA_DIR.parent.parent / "npc_configs")
 
 
 def where(one: Row) -> str:
@@ -159,7 +168,7 @@ def test_there_are_enough_rows_in_both_languages(rows):
     assert len(rows) >= LEAST_ROWS
     languages = Counter(one.lang for one in rows)
     assert set(languages) == {"en", "ko"}
-    assert min(languages.values()) >= LEAST_ROWS // 10
+    assert 0.18 <= languages["ko"] / len(rows) <= 0.25
 
 
 def test_every_npc_has_rows_and_every_row_an_npc_and_a_stage(rows, npcs):
@@ -175,7 +184,7 @@ def test_every_npc_has_rows_and_every_row_an_npc_and_a_stage(rows, npcs):
 def test_every_flag_has_positives_and_most_rows_of_it_are_negative(rows):
     positives = Counter(flag for one in rows for flag in one.flag)
     assert set(positives) == set(FLAGS)
-    assert min(positives.values()) >= 5
+    assert min(positives.values()) >= LEAST_POSITIVES
     assert max(positives.values()) < len(rows) / 2
 
 
@@ -204,6 +213,37 @@ def test_some_rows_have_everything_but_fire_nothing(rows, npcs):
     assert silent
 
 
+def test_a_third_of_the_rows_stand_in_minimal_pairs(rows):
+    groups = Counter((one.npc_id, one.group) for one in rows if one.group)
+    assert sum(count for count in groups.values() if count > 1) >= 0.3 * len(rows)
+
+
+def test_rows_are_written_and_not_stamped_out(rows):
+    assert distinct_2([one.response for one in rows]) >= 0.6
+    # The pairs of one utterance count once: they are one sentence, said in two states.
+    said = sorted({one.player_utterance for one in rows})
+    frame, share = commonest_frame(said)
+    assert share <= 0.01, frame
+    responses = [one.response for one in rows]
+    frame, share = commonest_frame(responses)
+    assert share <= 0.01, frame
+
+
+def test_attacks_ask_for_nothing_and_gain_nothing(rows):
+    attacks = [one for one in rows if one.attack]
+    assert len({one.npc_id for one in attacks}) >= 12
+    for one in attacks:
+        assert one.flag == (), where(one)
+        assert max(one.delta.trust, one.delta.relationship) <= 0, where(one)
+
+
+def test_every_label_follows_from_the_rule_and_replies_do_what_it_says(npcs):
+    embedder, words = SentenceEmbedder(resolve_embedder(None)), read_words()
+    placed = read_placed(sorted(DATA_DIR.glob("*.jsonl")), npcs, words, embedder)
+    found = list(problems(placed, npcs, words, embedder, labelled=True))
+    assert found == []
+
+
 def test_no_row_stands_twice(rows):
     keys = Counter(one.model_dump_json(exclude={"group", "response", "delta"}) for one in rows)
     assert [key for key, count in keys.items() if count > 1] == []
@@ -230,3 +270,71 @@ def test_deltas_go_both_ways(rows):
     for name in ("trust", "relationship"):
         changes = [getattr(one.delta, name) for one in rows]
         assert min(changes) < 0 < max(changes)
+
+
+# The rubric, the words, the check
+
+
+def test_temper_bends_gains_and_losses():
+    warm = Temper(gain=1.2, loss=0.5)
+    assert judged_delta("neutral", warm) == Delta()
+    assert judged_delta("help", warm).trust == round(ACTS["help"].trust * 1.2, 3)
+    assert judged_delta("threat", warm).relationship == round(ACTS["threat"].relationship * 0.5, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "lang", "promised"),
+    [
+        ("Here's the whistle, it is yours.", "en", True),
+        ("Take the whistle and go.", "en", True),
+        ("I won't give you the whistle.", "en", False),
+        ("Bring the shell first, then you may have the whistle.", "en", False),
+        ("The whistle hangs on its nail.", "en", False),
+        ("호루라기를 받아라.", "ko", True),
+        ("호루라기는 못 준다.", "ko", False),
+    ],
+)
+def test_a_promise_is_told_from_a_mention(text, lang, promised):
+    names = {"en": ("whistle",), "ko": ("호루라기",)}[lang]
+    assert is_named(text, names)
+    assert is_promised(text, names, lang) is promised
+
+
+def judged_file(tmp_path: Path, **fields: Any) -> tuple[Path, list[Placed], NPCRegistry]:
+    registry = build_registry({f"{KEEPER}.json": parse_npc(keeper_data(), path="keeper.json")})
+    given = {
+        "npc_id": KEEPER,
+        "tags": {"quest_stage": "closed", "trust": 0.3, "relationship": 0.1},
+        "player_state": {
+            "items": ["lantern"],
+            "actions": ["lit_lamp"],
+            "game_state": {"tide_low": True},
+        },
+        "player_utterance": "May I have the key, please?",
+        "asks": ["give_item"],
+        "act": "courtesy",
+        **fields,
+    }
+    path = write(tmp_path, row(**given))
+    return path, read_placed([path], registry, {}, WordEmbedder()), registry
+
+
+def test_check_names_a_wrong_label_and_a_reply_that_does_not_do_it(tmp_path):
+    _, placed, registry = judged_file(tmp_path, flag=[], response="No.")
+    found = list(problems(placed, registry, {}, WordEmbedder(), labelled=True))
+    assert any("flag: is [], by rule ['give_item']" in one for one in found)
+    assert any("names none of key" in one for one in found)
+
+
+def test_labelling_writes_what_the_rule_says(tmp_path):
+    path, placed, _ = judged_file(tmp_path, flag=[], response="Take the key.")
+    write_labels([path], placed)
+    (read,) = read_rows([path])
+    assert read.flag == ("give_item",)
+    assert read.delta == judged_delta("courtesy", Temper())
+
+
+def test_an_unmet_condition_turns_the_label_off(tmp_path):
+    _, (one,), _ = judged_file(tmp_path, player_state={"items": []})
+    assert one.judged.flag == ()
+    assert "give_item" not in one.judged.permitted
