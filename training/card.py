@@ -18,7 +18,7 @@ _NAMES = {
 }
 _PARTS = {
     "test": "turns kept apart from training, of NPCs that it knows",
-    "unseen": "turns of four NPCs that it has never met",
+    "unseen": "turns of NPCs that it has never met",
 }
 
 
