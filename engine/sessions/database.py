@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import re
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -199,7 +201,7 @@ def _govern_sqlite(engine: Engine, busy_timeout_ms: int) -> None:
     def connected(dbapi_connection: Any, _record: Any) -> None:
         dbapi_connection.isolation_level = None
         for pragma in pragmas:
-            dbapi_connection.execute(f"PRAGMA {pragma}").close()
+            _set_pragma(dbapi_connection, pragma, busy_timeout_ms / 1000)
 
     def begin(conn: Connection) -> None:
         # A writer takes the write lock at once: two that both read first and then wanted to
@@ -209,6 +211,23 @@ def _govern_sqlite(engine: Engine, busy_timeout_ms: int) -> None:
 
     event.listen(engine, "connect", connected)
     event.listen(engine, "begin", begin)
+
+
+def _set_pragma(dbapi_connection: Any, pragma: str, patience_s: float) -> None:
+    """Set a pragma; where another connection is in the way, try again for `patience_s` seconds.
+
+    SQLite does not wait by itself while several connections turn a new file to WAL: it answers
+    "locked" at once (https://www.sqlite.org/wal.html, "Sometimes Queries Return SQLITE_BUSY").
+    """
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            dbapi_connection.execute(f"PRAGMA {pragma}").close()
+            return
+        except sqlite3.OperationalError as exc:
+            if "locked" not in str(exc) or time.monotonic() >= deadline:
+                raise
+        time.sleep(0.01)
 
 
 def _create_tables(engine: Engine) -> None:
