@@ -38,6 +38,7 @@ from training.losses import LossWeights
 from training.metrics import f1_scores
 from training.model import LoraArgs, MultiHeadModel, positive_weights
 from training.report import PARTS, Method, report
+from training.split import Split
 from training.trainer import MultiHeadTrainer, TimeBudget
 
 logger = logging.getLogger(__name__)
@@ -230,6 +231,19 @@ def read_examples(
     return logits, deltas, thresholds
 
 
+def _read_parts(
+    model: MultiHeadModel, examples: Sequence[Example], split: Split, args: TrainArgs
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Read what is chosen by or reported; the training part's rows stay zero: nothing looks at them."""
+    index = [*split.valid, *split.test, *split.unseen]
+    full = []
+    for values in read_examples(model, [examples[at] for at in index], args):
+        rows = np.zeros((len(examples), values.shape[1]))
+        rows[index] = values
+        full.append(rows)
+    return full[0], full[1], full[2]
+
+
 def make_bundle(
     model: MultiHeadModel,
     examples: Sequence[Example],
@@ -242,7 +256,7 @@ def make_bundle(
     frozen: Mapping[str, Any] | None = None,
 ) -> Bundle:
     """Calibrate, choose thresholds on `valid`, measure, and put the bundle together."""
-    logits_BN, delta_B2, learnt_BN = read_examples(model, examples, args)
+    logits_BN, delta_B2, learnt_BN = _read_parts(model, examples, corpus.split, args)
     valid, labels = list(corpus.split.valid), corpus.labels
     truth_BN, use_BN = labels.truth_BN[valid], labels.permitted_BN[valid]
     platts = calibrate(logits_BN[valid], truth_BN, use_BN)
