@@ -6,7 +6,9 @@ Knows nothing of NPCs or turns.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,6 +22,7 @@ from heads.bundle import Bundle, BundleError, load_bundle
 logger = logging.getLogger(__name__)
 
 PRETRAINED = ROOT / "heads" / "pretrained"
+_COMMIT = r"[0-9a-f]{40}"
 Progress = Callable[[float, str], None]
 
 
@@ -67,8 +70,14 @@ def load_model(settings: Settings, progress: Progress) -> LanguageModel:
 
 
 def bundle_stamp(where: str) -> str:
-    """Return what changes when the bundle's files do: names, sizes and times of a folder's files."""
-    folder = Path(where).expanduser() if where else PRETRAINED
+    """Return what changes when the bundle's files do: names, sizes and times of a folder's files.
+
+    A branch of the hub is looked up anew: its files lie in a folder named after the commit.
+
+    Raises:
+        NotReady: the hub has no such bundle.
+    """
+    folder = _bundle_folder(where)
     if not folder.is_dir():
         return where
     files = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -82,18 +91,25 @@ def find_bundle(where: str) -> Bundle:
     Raises:
         NotReady: it is not there or not sound; the reason stands in the message.
     """
+    folder = _bundle_folder(where)
     try:
-        return load_bundle(_bundle_folder(where))
+        bundle = load_bundle(folder)
     except BundleError as exc:
         raise NotReady(f"the bundle cannot be used: {exc}") from exc
+    commit = folder.name if _names_hub(where) and re.fullmatch(_COMMIT, folder.name) else ""
+    return replace(bundle, commit=commit)
+
+
+def _names_hub(where: str) -> bool:
+    """Tell whether `where` is a hub id; a folder of that name comes first."""
+    return where.partition("@")[0].count("/") == 1 and not Path(where).expanduser().is_dir()
 
 
 def _bundle_folder(where: str) -> Path:
     if not where:
         return PRETRAINED
-    folder = Path(where).expanduser()
-    if folder.is_dir() or where.count("/") != 1:
-        return folder
+    if not _names_hub(where):
+        return Path(where).expanduser()
     from huggingface_hub import snapshot_download  # only where a hub is used
 
     name, _, revision = where.partition("@")

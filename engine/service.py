@@ -228,6 +228,7 @@ class EngineService:
             "loading": {"fraction": round(done.fraction, 3), "message": done.message},
             "base": model.base_id if model else None,
             "bundle": model.bundle.info.name if model else None,
+            "bundle_commit": (model.bundle.commit or None) if model else None,
             "languages": list(model.languages) if model else [],
             "device": str(model.device) if model else None,
             "precision": model.precision if model else None,

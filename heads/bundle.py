@@ -89,13 +89,17 @@ class BundleInfo:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A loaded bundle: manifest, heads, marker rows (M, H), and the adapter's folder."""
+    """A loaded bundle: manifest, heads, marker rows (M, H), and the adapter's folder.
+
+    `commit` is the hub's, where it was fetched from there.
+    """
 
     info: BundleInfo
     heads: StateHeads
     marker_rows_MH: torch.Tensor
     adapter: Path | None = None
     card: str = ""
+    commit: str = ""
 
 
 def save_bundle(bundle: Bundle, folder: Path) -> None:

@@ -260,4 +260,3 @@ def test_stamp_changes_with_the_files_of_a_bundle(lab: Workshop) -> None:
     assert bundle_stamp(str(bundle)) == stamp
     (bundle / "README.md").write_text("# another card\n")
     assert bundle_stamp(str(bundle)) != stamp
-    assert bundle_stamp("org/name") == "org/name"

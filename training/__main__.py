@@ -20,6 +20,7 @@ from training.features import FeatureStore, make_reader
 from training.fit import FitArgs, corpus_prompts, default_out, fit_bundle
 from training.items import read_words
 from training.oracle import training_registry
+from training.publish import METRIC, PublishError, make_plan, publish
 from training.rows import DATA_DIR, RowError, read_rows
 from training.train import Base, TrainArgs, train_bundle
 
@@ -33,12 +34,13 @@ def main(arguments: list[str] | None = None) -> int:
     _add_fit(commands.add_parser("fit", help="fit heads on a frozen base and write a bundle"))
     _add_train(commands.add_parser("train", help="train adapter and heads and write a bundle"))
     _add_check(commands.add_parser("check", help="look the rows over: labels, quality, counts"))
+    _add_publish(commands.add_parser("publish", help="upload a bundle and move 'latest' to it"))
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     run: Callable[[argparse.Namespace], int] = options.run_command
     try:
         return run(options)
-    except (EngineError, RowError, BundleError) as exc:
+    except (EngineError, RowError, BundleError, PublishError) as exc:
         logger.error("%s", exc)
         return 1
 
@@ -93,6 +95,15 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", type=Path, nargs="*", help="JSONL files; default: training/data/")
     parser.add_argument("--label", action="store_true", help="write the labels into the files")
     parser.set_defaults(run_command=_check)
+
+
+def _add_publish(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--bundle", type=Path, required=True, help="folder of the bundle")
+    parser.add_argument("--repo", required=True, help="model repository of the hub: ORG/NAME")
+    parser.add_argument("--metric", default=METRIC, help="figure of the test part, for the branch")
+    parser.add_argument("--space", default="", help="URL of a Space that is to reload")
+    parser.add_argument("--dry-run", action="store_true", help="tell the steps and do none")
+    parser.set_defaults(run_command=_publish)
 
 
 def _embedder() -> SentenceEmbedder:
@@ -188,6 +199,12 @@ def _check(options: argparse.Namespace) -> int:
         logger.info("%s", problem)
     logger.info("%s", table(placed))
     return 1 if found else 0
+
+
+def _publish(options: argparse.Namespace) -> int:
+    plan = make_plan(options.bundle, options.repo, metric=options.metric, space=options.space)
+    publish(plan, dry_run=options.dry_run)
+    return 0
 
 
 if __name__ == "__main__":
