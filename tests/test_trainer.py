@@ -33,6 +33,8 @@ from training.dataset import Example, encode_example, make_packs
 from training.losses import LossWeights
 from training.model import LoraArgs, MultiHeadModel
 from training.rows import Row
+from training.rubric import ACTS
+from training.scaled import ScaledHeads
 from training.train import Base, TrainArgs, train_bundle
 from training.trainer import MultiHeadTrainer
 
@@ -108,7 +110,9 @@ def multi_head(kind: str, *, layer: int = 2, adapted: bool = True) -> MultiHeadM
         model,
         tokenizer,
         markers,
-        StateHeads(HeadSpec(FLAGS, 32, layer)),
+        ScaledHeads(
+            StateHeads(HeadSpec(FLAGS, 32, layer)), torch.zeros(32), torch.ones(32), len(ACTS)
+        ),
         lora=LoraArgs(rank=4, alpha=8),
         positive_N=torch.ones(len(FLAGS)),
         weights=LossWeights(),
@@ -289,8 +293,7 @@ def test_a_trained_bundle_is_served_as_it_was_read_in_training(corpus, tmp_path)
 
 def _read_again(corpus: Corpus, folder: Path, example: Example) -> torch.Tensor:
     model = multi_head("qwen2", adapted=False)
-    last = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))[-1]
-    missing = model.load_state_dict(load_file(last / "model.safetensors"), strict=False)
+    missing = model.load_state_dict(load_file(folder / "best.safetensors"), strict=False)
     assert not missing.unexpected_keys
     inputs = collate(make_packs([example], max_tokens=10**6, max_examples=1, seed=1))
     return model.eval().read(**inputs)[1][0]

@@ -17,7 +17,8 @@ from heads.bundle import BundleError, save_bundle
 from training.check import problems, read_placed, table, write_labels
 from training.corpus import Corpus, load_corpus
 from training.features import FeatureStore, make_reader
-from training.fit import FitArgs, corpus_prompts, default_out, fit_bundle
+from training.fit import FitArgs, corpus_prompts, default_out, fit_bundle, layer_features
+from training.fit_heads import Scaling
 from training.items import read_words
 from training.oracle import training_registry
 from training.publish import METRIC, PublishError, make_plan, publish
@@ -162,6 +163,7 @@ def _train(options: argparse.Namespace) -> int:
     )
     reader = make_reader(base.model, base.tokenizer, max_tokens=base.max_tokens)
     store = FeatureStore(options.features, base.fingerprint)
+    features = store.read(reader, corpus_prompts(corpus, reader, base.languages))
     frozen = fit_bundle(
         corpus,
         reader,
@@ -169,7 +171,7 @@ def _train(options: argparse.Namespace) -> int:
         base_id=base.id,
         base_fingerprint=base.fingerprint,
         languages=base.languages,
-        features=store.read(reader, corpus_prompts(corpus, reader, base.languages)),
+        features=features,
     )
     bundle = train_bundle(
         corpus,
@@ -177,6 +179,7 @@ def _train(options: argparse.Namespace) -> int:
         args,
         options.run,
         heads=frozen.heads,
+        scaling=Scaling.of(layer_features(features, options.layer)[list(corpus.split.train)]),
         frozen=frozen.info.metrics,
         resume=options.resume,
         report_to=options.log,

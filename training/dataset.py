@@ -23,6 +23,7 @@ from engine.schema import FLAGS
 from training.oracle import Judged
 from training.prompts import row_parts
 from training.rows import Row
+from training.rubric import ACTS
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class Example:
 
     `ids` is the whole sequence, `prefix` how many of its ids the NPC's stage shares, `state` the index
     of <STATE>, `reply` the index of the reply's first id (len(ids) where no reply is learnt).
-    `truth_N` and `permitted_N` follow `FLAGS`.
+    `truth_N`, `permitted_N` and `asks_N` (what is asked for, whatever the state is) follow `FLAGS`;
+    `act` is a place in the rubric.
     """
 
     ids: tuple[int, ...]
@@ -41,6 +43,8 @@ class Example:
     truth_N: tuple[float, ...]
     permitted_N: tuple[float, ...]
     delta_2: tuple[float, float]
+    asks_N: tuple[float, ...]
+    act: int
 
     @property
     def reply_tokens(self) -> int:
@@ -96,6 +100,8 @@ def encode_example(
         truth_N=tuple(float(flag in judged.flag) for flag in FLAGS),
         permitted_N=tuple(float(flag in judged.permitted) for flag in FLAGS),
         delta_2=(judged.delta.trust, judged.delta.relationship),
+        asks_N=tuple(float(flag in row.asks) for flag in FLAGS),
+        act=list(ACTS).index(row.act),
     )
 
 

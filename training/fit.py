@@ -97,7 +97,7 @@ def fit_bundle(
     labels, split = corpus.labels, corpus.split
     fitted = _choose(features, labels, split, args)
     logger.info("layer %s, strength %s, score %.3f", fitted.layer, fitted.strength, fitted.score)
-    vectors_BH = _layer(features, fitted.layer)
+    vectors_BH = layer_features(features, fitted.layer)
     platts, thresholds, probability_BN = _calibrated(fitted, vectors_BH, labels, split)
     delta_B2 = np.tanh(fitted.delta(vectors_BH))
     heads = Method(Scores(probability_BN, delta_B2), np.array(thresholds))
@@ -137,7 +137,8 @@ def corpus_prompts(corpus: Corpus, reader: Reader, languages: Sequence[str]) -> 
     return encode_rows(reader, corpus.rows, corpus.registry, languages, permitted)
 
 
-def _layer(features: np.ndarray, layer: int) -> np.ndarray:
+def layer_features(features: np.ndarray, layer: int) -> np.ndarray:
+    """Return the features of one layer (from 1; -1: the final norm), shape (B, H)."""
     vectors: np.ndarray = features[:, -1 if layer == FINAL_NORM else layer - 1]
     return vectors
 
@@ -151,7 +152,7 @@ def _choose(features: np.ndarray, labels: Labels, split: Split, args: FitArgs) -
     layers = [args.layer] if args.layer else some
     best: Fitted | None = None
     for layer in layers:
-        vectors_BH = _layer(features, layer)
+        vectors_BH = layer_features(features, layer)
         for only_permitted in (True, False):
             use_BN = labels.permitted_BN | ~np.bool_(only_permitted)
             for strength in _STRENGTHS:
@@ -159,7 +160,7 @@ def _choose(features: np.ndarray, labels: Labels, split: Split, args: FitArgs) -
                     vectors_BH[train], labels.truth_BN[train], use_BN[train], strength
                 )
                 delta = fit_delta(vectors_BH[train], labels.delta_B2[train], strength)
-                score = _score(
+                score = heads_worth(
                     flags(vectors_BH[valid]), np.tanh(delta(vectors_BH[valid])), labels, valid
                 )
                 if best is None or score > best.score:
@@ -170,11 +171,16 @@ def _choose(features: np.ndarray, labels: Labels, split: Split, args: FitArgs) -
     return best
 
 
-def _score(logits_BN: np.ndarray, delta_B2: np.ndarray, labels: Labels, part: list[int]) -> float:
+def heads_worth(
+    logits_BN: np.ndarray, delta_B2: np.ndarray, labels: Labels, part: Sequence[int]
+) -> float:
     """Return what a pair of heads is worth: ranking among permitted flags, and of deltas."""
-    gated_BN = np.where(labels.permitted_BN[part], logits_BN, -1e3)
-    ranking = metrics.macro_auprc(labels.truth_BN[part], gated_BN)
-    return ranking + 0.5 * metrics.delta_figures(labels.delta_B2[part], delta_B2)["delta_spearman"]
+    gated_BN = np.where(labels.permitted_BN[list(part)], logits_BN, -1e3)
+    ranking = metrics.macro_auprc(labels.truth_BN[list(part)], gated_BN)
+    return (
+        ranking
+        + 0.5 * metrics.delta_figures(labels.delta_B2[list(part)], delta_B2)["delta_spearman"]
+    )
 
 
 def _calibrated(

@@ -1,4 +1,4 @@
-"""The multi-head loss: language, delta, flags, threshold; sums over examples, so that they add up.
+"""The multi-head loss: language, delta, flags, threshold, hints; sums, so that packs add up.
 
 Knows nothing of trainers: whoever calls divides by the examples (or reply ids) of the whole step.
 """
@@ -24,13 +24,16 @@ class LossWeights:
     """How much each part counts.
 
     `closed` is the weight of a flag that the gate does not permit, against 1 for one that it does:
-    what cannot fire anyway needs little learning.
+    what cannot fire anyway needs little learning. `asks` and `act` are of the heads that only teach
+    (see `training.scaled`).
     """
 
     language: float = 1.0
     delta: float = 1.0
     flags: float = 2.0
     threshold: float = 0.2
+    asks: float = 0.5
+    act: float = 1.0
     closed: float = 0.1
 
 
@@ -42,6 +45,8 @@ class LossParts:
     delta: torch.Tensor
     flags: torch.Tensor
     threshold: torch.Tensor
+    asks: torch.Tensor
+    act: torch.Tensor
 
     def weighted(self, weights: LossWeights, *, examples: float, reply_ids: float) -> torch.Tensor:
         """Return the loss, averaged over a step's `examples` and `reply_ids`."""
@@ -49,6 +54,8 @@ class LossParts:
             weights.delta * self.delta
             + weights.flags * self.flags
             + weights.threshold * self.threshold
+            + weights.asks * self.asks
+            + weights.act * self.act
         )
         return weights.language * self.language / max(reply_ids, 1.0) + heads / max(examples, 1.0)
 
@@ -99,3 +106,16 @@ def head_losses(
         above_KN, truth_KN, weight=importance_KN, reduction="sum"
     )
     return delta, flags, threshold
+
+
+def hint_losses(
+    asks_logits_KN: torch.Tensor,
+    act_logits_KA: torch.Tensor,
+    asks_KN: torch.Tensor,
+    act_K: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the losses of what is asked for and of the act, each summed over the K examples."""
+    return (
+        F.binary_cross_entropy_with_logits(asks_logits_KN, asks_KN, reduction="sum"),
+        F.cross_entropy(act_logits_KA, act_K, reduction="sum"),
+    )

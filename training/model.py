@@ -1,4 +1,4 @@
-"""The model in training: a frozen base with LoRA, trained marker rows, and the three heads.
+"""The model in training: a frozen base with LoRA, trained marker rows, and the heads.
 
 One pass over a pack gives all losses: the heads read <STATE>, the language loss the reply. Knows
 nothing of rows, files or trainers.
@@ -23,11 +23,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from engine.model import default_marker_rows, install_marker_rows
-from heads.modules import HeadOutputs, StateHeads
+from heads.modules import HeadOutputs
 from heads.spec import FINAL_NORM, HeadSpec
 from training.branches import Branches, install
 from training.collate import IGNORED
-from training.losses import LossParts, LossWeights, head_losses, language_loss
+from training.losses import LossParts, LossWeights, head_losses, hint_losses, language_loss
+from training.scaled import ScaledHeads
 
 _LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -63,7 +64,7 @@ class MultiHeadModel(nn.Module):
         base: Any,
         tokenizer: Any,
         markers: Mapping[str, int],
-        heads: StateHeads,
+        heads: ScaledHeads,
         *,
         lora: LoraArgs,
         positive_N: torch.Tensor,
@@ -113,14 +114,17 @@ class MultiHeadModel(nn.Module):
         truth_KN: torch.Tensor,
         permitted_KN: torch.Tensor,
         delta_K2: torch.Tensor,
+        asks_KN: torch.Tensor,
+        act_K: torch.Tensor,
     ) -> LossParts:
         """Return the sums of each part of the loss over a pack (see `training.collate`)."""
         last_TH, state_KH = self._hidden(ids_1T, positions_1T, prefix, lengths_K, state_K)
         learnt_T = labels_1T[0] != IGNORED
         # Logits of a whole vocabulary are the dearest part of a small model: only where needed.
         logits_PV = self.peft.base_model.model.lm_head(last_TH[learnt_T])
+        features_KH = self.heads.scaled(state_KH)
         delta, flags, threshold = head_losses(
-            self.heads(state_KH),
+            self.heads.outputs(features_KH),
             truth_KN,
             permitted_KN,
             delta_K2,
@@ -128,7 +132,8 @@ class MultiHeadModel(nn.Module):
             weights=self.weights,
         )
         language = language_loss(logits_PV, labels_1T[0][learnt_T])
-        return LossParts(language, delta, flags, threshold)
+        asks, act = hint_losses(*self.heads.hints(features_KH), asks_KN, act_K)
+        return LossParts(language, delta, flags, threshold, asks, act)
 
     @torch.no_grad()
     def read(
@@ -177,6 +182,7 @@ class MultiHeadModel(nn.Module):
     def trained_state(self) -> dict[str, torch.Tensor]:
         """Return what training changes, by the names of `state_dict`: adapter, rows and heads."""
         names = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        names |= {f"heads.{name}" for name, _ in self.heads.named_buffers()}
         state = self.state_dict(keep_vars=True)
         # A row shared by embedding and output layer has two names; one is enough.
         kept = {name: state[name].detach() for name in state if name in names}

@@ -32,14 +32,17 @@ from training.card import render_card
 from training.collate import collate
 from training.corpus import Corpus
 from training.dataset import Example, encode_example, make_packs
-from training.fit import data_digest
-from training.fit_heads import apply_platt, calibrate, choose_thresholds
+from training.fit import data_digest, heads_worth
+from training.fit_heads import Scaling, apply_platt, calibrate, choose_thresholds
 from training.losses import LossWeights
-from training.metrics import f1_scores
+from training.metrics import delta_figures, f1_scores, macro_auprc
 from training.model import LoraArgs, MultiHeadModel, positive_weights
 from training.report import PARTS, Method, report
+from training.rubric import ACTS
+from training.scaled import ScaledHeads
 from training.split import Split
 from training.trainer import MultiHeadTrainer, TimeBudget
+from training.watch import ValidWatch
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +61,7 @@ class TrainArgs:
         accumulate: packs a step.
         save_steps: steps between checkpoints.
         lora, weights: size of the adapter, and weights of the loss.
+        max_grad_norm: where a step's gradient is clipped.
         checkpointing: recompute activations: less memory, more time.
         name: of the bundle.
     """
@@ -65,7 +69,7 @@ class TrainArgs:
     seed: int = 7
     epochs: float = 3.0
     minutes: float = 0.0
-    lr: float = 4e-4
+    lr: float = 5e-4
     head_lr: float = 1e-3
     layer: int = -1
     pack_tokens: int = 2000
@@ -74,6 +78,7 @@ class TrainArgs:
     save_steps: int = 25
     lora: LoraArgs = field(default_factory=LoraArgs)
     weights: LossWeights = field(default_factory=LossWeights)
+    max_grad_norm: float = 5.0
     checkpointing: bool = False
     name: str = "multi-head"
 
@@ -97,6 +102,7 @@ def train_bundle(
     run: Path,
     *,
     heads: StateHeads | None = None,
+    scaling: Scaling | None = None,
     frozen: Mapping[str, Any] | None = None,
     resume: bool = False,
     report_to: str = "none",
@@ -109,6 +115,7 @@ def train_bundle(
         args: how.
         run: folder for checkpoints, log and adapter.
         heads: to start from, fitted on frozen features at the same layer; None: small random ones.
+        scaling: of those features; None: as they are.
         frozen: figures of those heads, which go into the report as a baseline.
         resume: go on from the last checkpoint in `run`, if there is one.
         report_to: "tensorboard", "trackio" or "none".
@@ -135,17 +142,48 @@ def train_bundle(
         base.model,
         base.tokenizer,
         markers,
-        heads,
+        _scaled(heads, scaling),
         lora=args.lora,
         positive_N=positive_weights([one.truth_N for one in learnt]),
         weights=args.weights,
         checkpointing=args.checkpointing,
     )
-    trainer = _trainer(model, learnt, args, run, report_to)
+    watch = ValidWatch(run, model, lambda: _valid_figures(model, examples, corpus, args))
+    trainer = _trainer(model, learnt, args, run, report_to, watch)
     last = get_last_checkpoint(str(run)) if resume and run.is_dir() else None
+    if last is None:
+        watch.clear()
     trainer.train(resume_from_checkpoint=last)
-    steps = trainer.state.global_step
-    return make_bundle(model, examples, corpus, base, args, run, steps=steps, frozen=frozen)
+    steps = watch.restore_best() or trainer.state.global_step
+    logger.info("best on valid: step %d of %d", steps, trainer.state.global_step)
+    return make_bundle(
+        model, examples, corpus, base, args, run, steps=steps, frozen=frozen, watched=watch.figures
+    )
+
+
+def _scaled(heads: StateHeads, scaling: Scaling | None) -> ScaledHeads:
+    if scaling is None:
+        size = heads.spec.hidden_size
+        return ScaledHeads(heads, torch.zeros(size), torch.ones(size), len(ACTS))
+    mean_H, scale_H = torch.tensor(scaling.mean_H), torch.tensor(scaling.scale_H)
+    return ScaledHeads(heads, mean_H, scale_H, len(ACTS))
+
+
+def _valid_figures(
+    model: MultiHeadModel, examples: Sequence[Example], corpus: Corpus, args: TrainArgs
+) -> dict[str, float]:
+    """Return what the heads are worth on `valid`, before calibration."""
+    valid = corpus.split.valid
+    if not valid:
+        return {"worth": 0.0}
+    logits_BN, delta_B2, _ = read_examples(model, [examples[at] for at in valid], args)
+    gated_BN = np.where(corpus.labels.permitted_BN[list(valid)], logits_BN, -1e3)
+    delta = delta_figures(corpus.labels.delta_B2[list(valid)], delta_B2)
+    return {
+        "worth": heads_worth(logits_BN, delta_B2, corpus.labels, valid),
+        "auprc": macro_auprc(corpus.labels.truth_BN[list(valid)], gated_BN),
+        **{name: float(value) for name, value in delta.items()},
+    }
 
 
 def _small_heads(spec: HeadSpec) -> StateHeads:
@@ -157,7 +195,12 @@ def _small_heads(spec: HeadSpec) -> StateHeads:
 
 
 def _trainer(
-    model: MultiHeadModel, learnt: Sequence[Example], args: TrainArgs, run: Path, report_to: str
+    model: MultiHeadModel,
+    learnt: Sequence[Example],
+    args: TrainArgs,
+    run: Path,
+    report_to: str,
+    watch: ValidWatch,
 ) -> MultiHeadTrainer:
     packs = make_packs(
         learnt, max_tokens=args.pack_tokens, max_examples=args.pack_rows, seed=args.seed
@@ -176,7 +219,7 @@ def _trainer(
         gradient_accumulation_steps=args.accumulate,
         learning_rate=args.lr,
         weight_decay=0.01,
-        max_grad_norm=1.0,
+        max_grad_norm=args.max_grad_norm,
         optim="paged_adamw_8bit" if cuda and quantised else "adamw_torch",
         bf16=half is torch.bfloat16,
         fp16=half is torch.float16,
@@ -196,6 +239,7 @@ def _trainer(
         head_lr=args.head_lr,
         budget=TimeBudget(args.minutes) if args.minutes else None,
         args=options,
+        callbacks=[watch],
         train_dataset=packs,
         data_collator=collate,
     )
@@ -254,6 +298,7 @@ def make_bundle(
     *,
     steps: int,
     frozen: Mapping[str, Any] | None = None,
+    watched: Mapping[str, Any] | None = None,
 ) -> Bundle:
     """Calibrate, choose thresholds on `valid`, measure, and put the bundle together."""
     logits_BN, delta_B2, learnt_BN = _read_parts(model, examples, corpus.split, args)
@@ -277,6 +322,7 @@ def make_bundle(
     if frozen:
         figures["baselines"]["frozen"] = {part: frozen[part] for part in PARTS}
     figures["thresholds_on_valid"] = on_valid
+    figures["valid_by_step"] = dict(watched or {})
     adapter = run / "adapter"
     model.save_adapter(adapter)
     info = BundleInfo(
@@ -300,7 +346,7 @@ def make_bundle(
     )
     return Bundle(
         info=info,
-        heads=model.heads.float().cpu(),
+        heads=model.heads.fold(),
         marker_rows_MH=model.marker_rows(),
         adapter=adapter,
         card=render_card(info, adapter=True),

@@ -99,7 +99,7 @@ class MultiHeadTrainer(Trainer):
         if self._sums and "loss" in logs:
             sums, self._sums = self._sums, {}
             logs["loss_language"] = sums.pop("language") / max(sums["replies"], 1.0)
-            for name in ("delta", "flags", "threshold"):
+            for name in ("delta", "flags", "threshold", "asks", "act"):
                 logs[f"loss_{name}"] = sums[name] / max(sums["examples"], 1.0)
         super().log({key: round(value, 6) for key, value in logs.items()}, *args, **options)
 
