@@ -8,17 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
-from transformers import (
-    LogitsProcessorList,
-    RepetitionPenaltyLogitsProcessor,
-    SuppressTokensLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopPLogitsWarper,
-)
 
+# So many of the likeliest tokens are sorted for every line; few nuclei are larger.
+_LIKELY = 256
 _SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’)\]]*(?=\s|$)")
 _STAGE_DIRECTION = re.compile(r"\([^)]*(?:\)|$)|\[[^\]]*(?:\]|$)|\*[^*]*(?:\*|$)")
 _QUOTES = (('"', '"'), ("“", "”"), ("'", "'"), ("‘", "’"))
@@ -36,7 +31,7 @@ class Sampling:
 
 
 class Sampler:
-    """Chooses one token after the other for one line.
+    """What chooses one token after the other for one line.
 
     The repetition penalty counts what was generated and not the prompt: an NPC must be free to say
     the name of the item it hands over.
@@ -47,18 +42,10 @@ class Sampler:
     """
 
     def __init__(self, sampling: Sampling, suppressed: Sequence[int]) -> None:
-        self._greedy = sampling.temperature == 0.0
+        self.sampling = sampling
+        self.suppressed = torch.tensor(list(suppressed), dtype=torch.long)
         # Drawn on the CPU whatever the device, so that a seed gives the same line everywhere.
-        self._generator = torch.Generator().manual_seed(sampling.seed)
-        self._processors = LogitsProcessorList()
-        if suppressed:
-            self._processors.append(SuppressTokensLogitsProcessor(list(suppressed)))
-        if sampling.repetition_penalty != 1.0:
-            self._processors.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
-        if not self._greedy:
-            self._processors.append(TemperatureLogitsWarper(sampling.temperature))
-            if sampling.top_p < 1.0:
-                self._processors.append(TopPLogitsWarper(sampling.top_p))
+        self.generator = torch.Generator().manual_seed(sampling.seed)
 
     def choose(self, logits_V: torch.Tensor, generated: Sequence[int]) -> int:
         """Return the next token for logits of shape (V,) after the ids in `generated`.
@@ -66,17 +53,71 @@ class Sampler:
         Raises:
             ValueError: the logits are not finite, so no choice among them means anything.
         """
-        if not bool(torch.isfinite(logits_V).all()):
-            raise ValueError("the model gave logits that are not finite")
-        history_1T = torch.tensor([list(generated)], dtype=torch.long)
-        logits_1V = logits_V.float().cpu().unsqueeze(0)
-        scores_1V = self._processors(
-            cast(torch.LongTensor, history_1T), cast(torch.FloatTensor, logits_1V)
-        )
-        if self._greedy:
-            return int(scores_1V.argmax(dim=-1))
-        probabilities_1V = torch.softmax(scores_1V, dim=-1)
-        return int(torch.multinomial(probabilities_1V, 1, generator=self._generator))
+        return choose_tokens(logits_V.unsqueeze(0), [self], [generated])[0]
+
+
+def choose_tokens(
+    logits_BV: torch.Tensor, samplers: Sequence[Sampler], generated: Sequence[Sequence[int]]
+) -> list[int]:
+    """Return the next token of B lines at once; each row's choice is what it would be alone.
+
+    Args:
+        logits_BV: any type and device; not changed.
+        samplers: one a row; all suppress the same ids.
+        generated: what each line holds so far.
+
+    Raises:
+        ValueError: logits are not finite; `bad_rows` says of which lines.
+    """
+    scores_BV = logits_BV.float().cpu()
+    if scores_BV.data_ptr() == logits_BV.data_ptr():
+        scores_BV = scores_BV.clone()
+    bad = bad_rows(scores_BV)
+    if bad:
+        raise ValueError("the model gave logits that are not finite")
+    scores_BV.index_fill_(1, samplers[0].suppressed, float("-inf"))
+    for scores_V, sampler, held in zip(scores_BV, samplers, generated, strict=True):
+        penalty = sampler.sampling.repetition_penalty
+        if penalty != 1.0 and held:
+            said = torch.tensor(sorted(set(held)))
+            values = scores_V[said]
+            scores_V[said] = torch.where(values > 0, values / penalty, values * penalty)
+    chosen = scores_BV.argmax(dim=-1).tolist()
+    drawn = [row for row, one in enumerate(samplers) if one.sampling.temperature > 0.0]
+    if drawn:
+        heat_B1 = torch.tensor([[samplers[row].sampling.temperature] for row in drawn])
+        picked = scores_BV if len(drawn) == len(samplers) else scores_BV[drawn]
+        tokens = _draw(picked / heat_B1, [samplers[row] for row in drawn])
+        for row, token in zip(drawn, tokens, strict=True):
+            chosen[row] = token
+    return chosen
+
+
+def bad_rows(logits_BV: torch.Tensor) -> list[int]:
+    """Return the rows whose logits are not all finite."""
+    finite_B = torch.isfinite(logits_BV).all(dim=-1)
+    return [] if bool(finite_B.all()) else (~finite_B).nonzero().flatten().tolist()
+
+
+def _draw(scores_BV: torch.Tensor, samplers: Sequence[Sampler]) -> list[int]:
+    """Draw one token a row from its nucleus (Holtzman et al., 2020), by inverting the distribution."""
+    total_B = torch.logsumexp(scores_BV, dim=-1, keepdim=True)
+    likely = min(_LIKELY, scores_BV.shape[1])
+    top_BK, ids_BK = torch.topk(scores_BV, likely, dim=-1)
+    reached_BK = torch.exp(top_BK - total_B).cumsum(dim=-1)
+    tokens = []
+    for row, sampler in enumerate(samplers):
+        wanted = sampler.sampling.top_p
+        reached_K, ids_K = reached_BK[row], ids_BK[row]
+        if wanted > float(reached_K[-1]) and likely < scores_BV.shape[1]:
+            # A flat distribution: the nucleus is larger than what was sorted for everybody.
+            ordered_V, ids_K = torch.sort(scores_BV[row], descending=True, stable=True)
+            reached_K = torch.exp(ordered_V - total_B[row]).cumsum(dim=-1)
+        size = min(int(torch.searchsorted(reached_K, wanted)) + 1, len(reached_K))
+        mass = reached_K[size - 1] * torch.rand((), generator=sampler.generator)
+        at = min(int(torch.searchsorted(reached_K[:size], mass, right=True)), size - 1)
+        tokens.append(int(ids_K[at]))
+    return tokens
 
 
 class TextStream:

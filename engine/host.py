@@ -12,13 +12,14 @@ import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from engine.decision import Decision, Reading, Rules, decide
 from engine.decode import Sampling, tidy, whole_sentences
 from engine.errors import Busy
 from engine.gpu import on_accelerator
 from engine.model import LanguageModel
-from engine.prompt import act_text
+from engine.prompt import PromptEncoder, act_text
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,9 @@ class Plan:
 class Job:
     """One pass: a prompt up to <STATE>, then either a plan or ready ids for what follows.
 
-    `write` is False where only the heads are wanted. All values can be pickled.
+    `prefix` counts the leading ids that the NPC's stage shares with other prompts, and `session` names
+    whose prompt it is: what may be kept for the next one. `write` is False where only the heads are
+    wanted. All values can be pickled.
     """
 
     ids: tuple[int, ...]
@@ -42,6 +45,8 @@ class Job:
     plan: Plan | None = None
     suffix: tuple[int, ...] | None = None
     write: bool = True
+    prefix: int = 0
+    session: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,8 +99,24 @@ class _Gate:
                 self.waiting -= 1
 
 
+class Host(Protocol):
+    """Runs jobs on a model: one at a time (`ModelHost`) or many together (`engine.serving.batch`)."""
+
+    model: LanguageModel
+
+    def run(self, job: Job) -> Iterator[Event]:
+        """Run `job`; yield its events."""
+
+    @property
+    def load(self) -> dict[str, Any]:
+        """How much is going on, for `/status`."""
+
+    def close(self) -> None:
+        """Take no further jobs."""
+
+
 class ModelHost:
-    """Runs jobs on a model.
+    """Runs jobs on a model, one at a time.
 
     Args:
         model: the loaded model.
@@ -122,38 +143,70 @@ class ModelHost:
         with self._gate.enter():
             yield from self._perform(job)
 
+    @property
+    def load(self) -> dict[str, Any]:
+        """How much is going on, for `/status`."""
+        return {"inside": self._gate.waiting}
+
+    def close(self) -> None:
+        """Nothing is held between two jobs."""
+
 
 def run_job(model: LanguageModel, job: Job) -> Iterator[Event]:
     """Do the work of `ModelHost.run` on `model`, in this thread."""
     started = time.perf_counter()
     prefill = model.prefill(job.ids)
     decision = decide(prefill.reading, job.plan.rules) if job.plan else None
-    yield StateKnown(prefill.reading, decision, _ms_since(started))
+    yield StateKnown(prefill.reading, decision, ms_since(started))
     if not job.write:
         return
     started = time.perf_counter()
-    suffix, speaker = job.suffix, ""
+    texts = model.generate(prefill, line_start(model.encoder, job, decision), job.sampling)
+    line = yield from _grow(texts, Line(job.plan.speaker if job.plan else ""))
+    yield LineDone(line, ms_since(started))
+
+
+def line_start(encoder: PromptEncoder, job: Job, decision: Decision | None) -> tuple[int, ...]:
+    """Return the ids between <STATE> and the line: what was decided, in words, and <NPC>."""
     if job.plan and decision:
-        actions = [job.plan.actions[flag] for flag in decision.fired if flag in job.plan.actions]
-        speaker = job.plan.speaker
-        suffix = model.encoder.encode_act(act_text(speaker, actions, decision.delta.trust))
-    texts = model.generate(prefill, suffix or model.encoder.encode_act(""), job.sampling)
-    line = yield from _grow(texts, speaker)
-    yield LineDone(line, _ms_since(started))
+        plan = job.plan
+        actions = [plan.actions[flag] for flag in decision.fired if flag in plan.actions]
+        told = act_text(plan.speaker, actions, decision.delta.trust)
+        return tuple(encoder.encode_act(told))
+    return job.suffix or tuple(encoder.encode_act(""))
 
 
-def _grow(texts: Generator[str, None, bool], speaker: str) -> Generator[Event, None, str]:
-    """Yield the line as it grows; return all of it, cut to whole sentences if tokens ran out."""
-    line = ""
+class Line:
+    """A line in the making: raw text in, events out."""
+
+    def __init__(self, speaker: str) -> None:
+        self._speaker = speaker
+        self._text = ""
+
+    def grown(self, raw: str) -> LineSoFar | None:
+        """Take in all raw text so far; return the event, or None where nothing new is to be seen."""
+        text = tidy(raw, self._speaker)
+        if text == self._text:
+            return None
+        self._text = text
+        return LineSoFar(text)
+
+    def whole(self, *, ended: bool) -> str:
+        """Return the line; one that ran out of tokens is cut back to whole sentences."""
+        return self._text if ended else whole_sentences(self._text)
+
+
+def _grow(texts: Generator[str, None, bool], line: Line) -> Generator[Event, None, str]:
+    """Yield the line as it grows; return all of it."""
     while True:
         try:
-            grown = tidy(next(texts), speaker)
+            event = line.grown(next(texts))
         except StopIteration as end:
-            return line if end.value else whole_sentences(line)
-        if grown != line:
-            line = grown
-            yield LineSoFar(line)
+            return line.whole(ended=end.value)
+        if event:
+            yield event
 
 
-def _ms_since(started: float) -> float:
+def ms_since(started: float) -> float:
+    """Return the milliseconds since `time.perf_counter()` gave `started`."""
     return round((time.perf_counter() - started) * 1000, 1)

@@ -160,9 +160,9 @@ class LanguageModel:
             max_tokens=max_prompt_tokens,
             max_text_tokens=max_text_tokens,
         )
-        self._stop_ids = _stop_ids(model, tokenizer)
+        self.stop_ids = _stop_ids(model, tokenizer)
         specials = control_ids(tokenizer) | set(bundle.info.markers.values())
-        self._suppressed = sorted(specials - self._stop_ids)
+        self.suppressed = sorted(specials - self.stop_ids)
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -225,7 +225,7 @@ class LanguageModel:
         """
         if not suffix:
             raise ValueError("suffix must hold at least the <NPC> marker")
-        sampler = Sampler(sampling, self._suppressed)
+        sampler = Sampler(sampling, self.suppressed)
         stream = TextStream(self.tokenizer)
         generated: list[int] = []
         pending = list(suffix)
@@ -234,7 +234,7 @@ class LanguageModel:
                 token = sampler.choose(self._next_logits(pending, prefill.cache), generated)
             except (RuntimeError, ValueError, IndexError) as exc:
                 raise ModelError(f"the model failed while it wrote the line: {exc}") from exc
-            if token in self._stop_ids:
+            if token in self.stop_ids:
                 return True
             generated.append(token)
             pending = [token]

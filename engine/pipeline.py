@@ -155,7 +155,9 @@ class DialogueEngine:
         model = self.parts.host.model
         encoded, suffix = model.encoder.encode_marked(_with_tags(prompt, persona_tags))
         seed = seed_of(params, "", npc_id, 0, prompt)
-        plan_free = Job(encoded.ids, sampling_of(params, seed), suffix=suffix)
+        plan_free = Job(
+            encoded.ids, sampling_of(params, seed), suffix=suffix, prefix=encoded.prefix_length
+        )
         reading, text = None, ""
         for event in self.parts.host.run(plan_free):
             if isinstance(event, StateKnown):

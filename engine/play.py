@@ -17,7 +17,7 @@ from engine.embed import Embedder
 from engine.errors import ModelError
 from engine.fallback import authored_line, fallback_line
 from engine.gate import check_flags, count_repeats, find_forbidden, overrides
-from engine.host import Job, LineDone, LineSoFar, ModelHost, Plan, StateKnown
+from engine.host import Host, Job, LineDone, LineSoFar, Plan, StateKnown
 from engine.knowledge import Briefing, Interpretation, Knowledge, KnowledgeError
 from engine.npc import NPC, DeltaPolicy, NPCRegistry
 from engine.prompt import render_parts
@@ -34,7 +34,7 @@ class Parts:
     """Everything a turn works with; replaced whole by a reload, so that no turn sees a mixture."""
 
     registry: NPCRegistry
-    host: ModelHost
+    host: Host
     knowledge: Knowledge | None
     embedder: Embedder
 
@@ -165,8 +165,11 @@ class Turn:
             utterance=frame.utterance,
             events=asked.prompt_npc.events(frame.state.quest_stage, tuple(asked.meanings)),
         )
+        encoded = self._parts.host.model.encoder.encode(parts)
         return Job(
-            ids=self._parts.host.model.encoder.encode(parts).ids,
+            ids=encoded.ids,
+            prefix=encoded.prefix_length,
+            session=f"{frame.request.player_id}\n{frame.npc.id}",
             sampling=sampling_of(frame.request.gen_params, frame.seed),
             plan=Plan(
                 rules=asked.rules,

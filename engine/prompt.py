@@ -236,7 +236,7 @@ class PromptEncoder:
             raise PromptError(f"markers must give one id to each of {', '.join(MARKERS)}")
         self._tokenizer = tokenizer
         self._markers = dict(markers)
-        self._max_tokens = max_tokens
+        self.max_tokens = max_tokens
         self._max_text_tokens = max_text_tokens
         self._never_text = frozenset(markers.values()) | control_ids(tokenizer)
         self._frame = _chat_frame(tokenizer)
@@ -269,7 +269,7 @@ class PromptEncoder:
             PromptError: the utterance is too long, or the rest does not fit even so.
         """
         tail = self._tail(parts.utterance, parts.events)
-        budget = self._max_tokens - self.ACT_TOKENS - len(tail)
+        budget = self.max_tokens - self.ACT_TOKENS - len(tail)
         lore = parts.lore
         prefix, middle = self._prefix(parts.sys, lore, parts.scene), self._middle(parts)
         while len(prefix) + len(middle) > budget and lore:
@@ -327,10 +327,10 @@ class PromptEncoder:
             target.extend([*self._before(marker), self._markers[marker]])
             passed_state = passed_state or marker == STATE
             (after if passed_state else before).extend(self.text_ids(text))
-        if len(before) + len(after) > self._max_tokens:
+        if len(before) + len(after) > self.max_tokens:
             raise PromptError(
                 f"the prompt is {len(before) + len(after)} tokens long; the limit is "
-                f"{self._max_tokens} (MAX_PROMPT_TOKENS)",
+                f"{self.max_tokens} (MAX_PROMPT_TOKENS)",
                 field="prompt",
             )
         return EncodedPrompt(ids=tuple(before), prefix_length=0), tuple(after) or None

@@ -17,13 +17,14 @@ from typing import Any
 
 from engine.embed import Embedder, SentenceEmbedder
 from engine.errors import EngineError, NotReady, NPCFileError
-from engine.host import ModelHost
+from engine.host import Host
 from engine.knowledge import Knowledge, KnowledgeError
 from engine.loader import bundle_stamp, load_model
 from engine.model import LanguageModel
 from engine.npc import NPCRegistry, load_folder, load_folder_leniently
 from engine.pipeline import DialogueEngine
 from engine.play import Parts
+from engine.serving.start import make_host
 from engine.sessions import SessionStore
 from engine.settings import Settings
 from engine.weights import resolve_embedder
@@ -121,7 +122,7 @@ class EngineService:
         self._engine = DialogueEngine(
             Parts(
                 self._registry,
-                ModelHost(model, settings.queue_limit),
+                self._host(model),
                 self._knowledge,
                 self._embedder,
             ),
@@ -193,14 +194,27 @@ class EngineService:
             host = parts.host
             if stamp != self._bundle_stamp:
                 model = self._load_model(self.settings, lambda _fraction, _message: None)
-                host = ModelHost(model, self.settings.queue_limit)
+                host = self._host(model)
             self._sync(registry)
             changed = host is not parts.host
             self._engine.parts = replace(
                 parts, registry=registry, host=host, knowledge=self._knowledge
             )
+            if changed:
+                parts.host.close()  # turns that are under way there end there
             self._registry, self._faults, self._bundle_stamp = registry, [], stamp
             return self._reloaded(bundle=changed)
+
+    def _host(self, model: LanguageModel) -> Host:
+        settings = self.settings
+        return make_host(
+            model,
+            queue_limit=settings.queue_limit,
+            batch=settings.batch_size,
+            prefix_cache_mb=settings.prefix_cache_mb,
+            weights=settings.decode_weights,
+            tuning=settings.model_cache / "tuning.json",
+        )
 
     def _sync(self, registry: NPCRegistry) -> None:
         """Index the new NPC files; a store that fails costs answers their quality, not the reload."""
@@ -232,6 +246,7 @@ class EngineService:
             "languages": list(model.languages) if model else [],
             "device": str(model.device) if model else None,
             "precision": model.precision if model else None,
+            "load": self._engine.parts.host.load if self._engine else None,
             "npcs": len(self._registry),
             "npc_faults": [
                 {"file": fault.path, "field": fault.field, "message": fault.message}
@@ -265,6 +280,8 @@ class EngineService:
 
     def close(self) -> None:
         """Let go of files and databases; nothing can be asked afterwards."""
+        if self._engine is not None:
+            self._engine.parts.host.close()
         self._engine = None
         self._reason = NotReady("the engine was closed; start the program again")
         if self._knowledge is not None:

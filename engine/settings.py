@@ -47,6 +47,15 @@ class Settings(BaseSettings):
     max_text_tokens: int = Field(512, ge=1, le=8192, description="Longest utterance, in tokens.")
     history_turns: int = Field(6, ge=0, le=40, description="Exchanges that a session remembers.")
     queue_limit: int = Field(64, ge=1, le=10000, description="Calls that may wait for the model.")
+    batch_size: int = Field(
+        32, ge=1, le=512, description="Lines that are written together; 1: one turn at a time."
+    )
+    prefix_cache_mb: int = Field(
+        256, ge=0, le=65536, description="Memory for prompt beginnings that turns share, in MB."
+    )
+    decode_weights: Literal["auto", "whole", "int8", "int4"] = Field(
+        "auto", description="Form of the weights that lines are decoded with. auto: measured."
+    )
     cpu_threads: int = Field(0, ge=0, le=256, description="Threads for torch; 0: torch decides.")
 
     @field_validator("model_cache", "data_dir", "npc_dir")

@@ -1,0 +1,1 @@
+"""Serving many players from one copy of the model: lean forward, caches, batching."""

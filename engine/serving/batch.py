@@ -1,0 +1,370 @@
+"""Many turns on one model at once: prompts read in slices, lines decoded together, step by step.
+
+    waiting ── reading (one prompt at a time, a slice between two steps) ── writing (all in one batch)
+                   │ at <STATE>: heads, decision, first event                  │ a token a step each
+
+A turn joins the batch when its prompt is read and leaves when its line ends, so nobody waits for the
+longest line. One thread owns the model and the caches; callers hand in jobs and take events from
+queues of their own. What a turn decides does not depend on who else is there.
+
+Why not the library's continuous batching: as of transformers 5.24 it gives no hidden states (the heads
+need them) and drops the repetition penalty, and its paged attention wants a GPU kernel.
+
+Knows nothing of NPCs, sessions or the vector store.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from engine.decision import decide
+from engine.decode import Sampler, TextStream, bad_rows, choose_tokens, stops_line
+from engine.errors import Busy, EngineError, ModelError
+from engine.host import Event, Job, Line, LineDone, StateKnown, line_start, ms_since
+from engine.model import LanguageModel
+from engine.serving.caches import BatchCache, RowCache
+from engine.serving.lean import LeanDecoder
+from engine.serving.prompts import PromptCache
+from engine.serving.weights import Storage
+from heads.spec import FINAL_NORM
+
+logger = logging.getLogger(__name__)
+
+# Room for the decision in words behind a prompt; more is made where it does not do.
+_ACT_ROOM = 96
+
+
+@dataclass(frozen=True)
+class BatchLimits:
+    """How much is done at once.
+
+    Args:
+        queue: turns that may wait or run; a further one is refused with `Busy`.
+        batch: lines that are decoded together.
+        slice: tokens of a prompt that are read between two steps. Always the same, so that a prompt
+            is read by the same operations at any load.
+        cache_bytes: of kept prompt beginnings.
+    """
+
+    queue: int = 64
+    batch: int = 32
+    slice: int = 128
+    cache_bytes: int = 256 * 2**20
+
+
+@dataclass
+class _Turn:
+    """A job on its way through the model."""
+
+    job: Job
+    sampler: Sampler
+    stream: TextStream
+    line: Line
+    started: float
+    events: queue.SimpleQueue[Event | EngineError | None] = field(default_factory=queue.SimpleQueue)
+    cancelled: bool = False
+    cache: RowCache | None = None
+    hidden_1H: torch.Tensor | None = None
+    suffix: tuple[int, ...] = ()
+    generated: list[int] = field(default_factory=list)
+
+
+class BatchHost:
+    """Runs jobs on a model, many at once; see `engine.host.Host`.
+
+    Args:
+        model: the loaded model.
+        decoder: its lean forward.
+        limits: how much is done at once.
+        storages: which form of the weights decodes how many lines: (most lines, form), ascending; the
+            last one serves any number. Prompts are always read with the whole weights.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        decoder: LeanDecoder,
+        limits: BatchLimits | None = None,
+        storages: Sequence[tuple[int, Storage]] = ((0, "whole"),),
+    ) -> None:
+        self.model = model
+        self.decoder = decoder
+        self.limits = limits or BatchLimits()
+        self.storages = tuple(storages)
+        self.prompts = PromptCache(self.limits.cache_bytes)
+        self._layer = model.bundle.info.spec.layer
+        self._state_id = model.encoder.state_id
+        self._batch = BatchCache(decoder.shape, decoder.dtype, decoder.device)
+        self._writing: list[_Turn] = []
+        self._waiting: deque[_Turn] = deque()
+        self._reading: _Turn | None = None
+        self._inside = 0
+        self._closed = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._work, name="batch", daemon=True)
+        self._thread.start()
+
+    def run(self, job: Job) -> Iterator[Event]:
+        """Run `job`; yield the state first, then the growing line, then the whole of it.
+
+        A caller that stops reading frees its place at the next step.
+
+        Raises:
+            Busy: too many turns are waiting.
+            ModelError: the model failed, or was closed.
+        """
+        turn = self._enter(job)
+        try:
+            while True:
+                event = turn.events.get()
+                if event is None:
+                    return
+                if isinstance(event, EngineError):
+                    raise event
+                yield event
+        finally:
+            with self._changed:
+                turn.cancelled = True
+                self._inside -= 1
+                self._changed.notify()
+
+    def _enter(self, job: Job) -> _Turn:
+        turn = _Turn(
+            job=job,
+            sampler=Sampler(job.sampling, self.model.suppressed),
+            stream=TextStream(self.model.tokenizer),
+            line=Line(job.plan.speaker if job.plan else ""),
+            started=time.perf_counter(),
+        )
+        with self._changed:
+            if self._closed:
+                raise ModelError("the model was closed; try again")
+            if self._inside >= self.limits.queue:
+                raise Busy(f"{self._inside} turns are waiting already; try again in a moment")
+            self._inside += 1
+            self._waiting.append(turn)
+            self._changed.notify()
+        return turn
+
+    def close(self) -> None:
+        """Take no further jobs; those inside are served to their end."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+    @property
+    def load(self) -> dict[str, Any]:
+        """Return how much is going on, for `/status`."""
+        return {
+            "writing": len(self._writing),
+            "waiting": len(self._waiting) + (self._reading is not None),
+            "cache_mb": round(self._batch.bytes / 2**20, 1),
+            "prefix_cache_mb": round(self.prompts.bytes / 2**20, 1),
+            "prefix_hits": self.prompts.hits,
+            "prefix_misses": self.prompts.misses,
+            "weights": {str(most) if most else "more": form for most, form in self.storages},
+        }
+
+    # --- the one thread that owns the model ------------------------------------------------------
+
+    def _work(self) -> None:
+        with torch.inference_mode():
+            while self._wait():
+                self._drop_cancelled()
+                self._read_slice()
+                self._write_step()
+
+    def _wait(self) -> bool:
+        """Wait for something to do; return False once closed and empty."""
+        with self._changed:
+            while not (self._waiting or self._reading or self._writing):
+                if self._closed:
+                    return False
+                self._changed.wait()
+        return True
+
+    def _drop_cancelled(self) -> None:
+        for slot in reversed(range(len(self._writing))):
+            if self._writing[slot].cancelled:
+                self._leave(slot)
+        if self._reading and self._reading.cancelled:
+            self._reading = None
+
+    def _read_slice(self) -> None:
+        """Read one slice of one prompt, if there is room in the batch for its line."""
+        if self._reading is None:
+            with self._changed:
+                while self._waiting and self._waiting[0].cancelled:
+                    self._waiting.popleft()
+                if not self._waiting or len(self._writing) >= self.limits.batch:
+                    return
+                self._reading = self._waiting.popleft()
+        turn = self._reading
+        try:
+            if turn.cache is None:
+                self._begin(turn)
+            elif turn.cache.length < len(turn.job.ids):
+                self._read_prompt(turn, turn.cache)
+            else:
+                self._read_suffix(turn, turn.cache)
+        except EngineError as failure:
+            self._fail(turn, failure)
+        except (RuntimeError, ValueError, IndexError) as exc:
+            self._fail(turn, ModelError(f"the model failed while it read the prompt: {exc}"), exc)
+
+    def _begin(self, turn: _Turn) -> None:
+        """Take what is kept of the prompt, then read the first slice of the rest."""
+        job = turn.job
+        if job.ids.count(self._state_id) != 1:
+            raise ModelError(
+                "the model failed while it read the prompt: it needs exactly one <STATE>, found "
+                f"{job.ids.count(self._state_id)}"
+            )
+        turn.cache = RowCache(
+            self.decoder.shape,
+            len(job.ids) + _ACT_ROOM,
+            self.decoder.dtype,
+            self.decoder.device,
+        )
+        if job.prefix:
+            shared, rest = job.ids[: job.prefix], job.ids[job.prefix :]
+            most = rest.index(self._state_id) if self._state_id in rest else 0
+            for part in self.prompts.find(shared, rest, job.session, most=most).parts:
+                turn.cache.take(part)
+        self._read_prompt(turn, turn.cache)
+
+    def _read_prompt(self, turn: _Turn, cache: RowCache) -> None:
+        job, start = turn.job, cache.length
+        # A slice ends where the constant part does, so that this can be kept by itself.
+        border = job.prefix if start < job.prefix else len(job.ids)
+        end = min(start + self.limits.slice, border)
+        tap = self._layer if self._layer != FINAL_NORM else 0
+        last_TH, tapped_TH = self._feed(job.ids[start:end], cache, tap=tap)
+        if self._state_id in job.ids[start:end]:
+            at = job.ids.index(self._state_id) - start
+            read_TH = last_TH if tapped_TH is None else tapped_TH
+            turn.hidden_1H = read_TH[at : at + 1].float().cpu()
+        if end == job.prefix and start < end:
+            self.prompts.keep_shared(job.ids[:end], cache.part(0, end))
+        if end == len(job.ids):
+            self._know_state(turn, cache)
+
+    def _know_state(self, turn: _Turn, cache: RowCache) -> None:
+        job = turn.job
+        if turn.hidden_1H is None:
+            raise ModelError("the model failed while it read the prompt: <STATE> was not read")
+        if job.prefix and job.session:
+            kept = cache.part(job.prefix, len(job.ids))
+            self.prompts.keep_own(job.ids[: job.prefix], job.ids[job.prefix :], job.session, kept)
+        reading = self.model.read_heads(turn.hidden_1H)
+        decision = decide(reading, job.plan.rules) if job.plan else None
+        turn.events.put(StateKnown(reading, decision, ms_since(turn.started)))
+        turn.started = time.perf_counter()
+        if job.write:
+            turn.suffix = line_start(self.model.encoder, job, decision)
+        else:
+            self._reading = None
+            turn.events.put(None)
+
+    def _read_suffix(self, turn: _Turn, cache: RowCache) -> None:
+        """Read the decision in words, choose the first token, and join the batch."""
+        needed = cache.length + len(turn.suffix)
+        if needed > cache.room:
+            longer = RowCache(self.decoder.shape, needed, self.decoder.dtype, self.decoder.device)
+            longer.take(cache.data[:, :, :, : cache.length])
+            turn.cache = cache = longer
+        last_TH, _ = self._feed(turn.suffix, cache)
+        logits_1V = self.decoder.logits(last_TH[-1:])
+        token = choose_tokens(logits_1V, [turn.sampler], [turn.generated])[0]
+        self._reading = None
+        if self._take(turn, token):
+            self._batch.join(cache, cache.length + turn.job.sampling.max_new_tokens)
+            self._writing.append(turn)
+        turn.cache = None
+
+    def _feed(
+        self, ids: Sequence[int], cache: RowCache, *, tap: int = 0
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        positions = cache.begin(len(ids))
+        given = torch.tensor(list(ids), device=self.decoder.device)
+        outputs = self.decoder.forward(given, positions, cache, tap=tap)
+        cache.finish(len(ids))
+        return outputs
+
+    def _write_step(self) -> None:
+        """Write one token of every line."""
+        turns = self._writing
+        if not turns:
+            return
+        form = self._form(len(turns))
+        try:
+            ids = torch.tensor([turn.generated[-1] for turn in turns], device=self.decoder.device)
+            positions = self._batch.begin()
+            last_BH, _ = self.decoder.forward(ids, positions, self._batch, storage=form)
+            self._batch.finish()
+            logits_BV = self.decoder.logits(last_BH, storage=form)
+            bad = bad_rows(logits_BV)
+            if bad:
+                logits_BV[bad] = 0.0
+            tokens = choose_tokens(
+                logits_BV, [turn.sampler for turn in turns], [turn.generated for turn in turns]
+            )
+        except (RuntimeError, ValueError, IndexError) as exc:
+            failure = ModelError(f"the model failed while it wrote the line: {exc}")
+            for slot in reversed(range(len(turns))):
+                turn = turns[slot]
+                self._leave(slot)
+                self._fail(turn, failure, exc)
+            return
+        for slot in reversed(range(len(tokens))):
+            turn = turns[slot]
+            if slot in bad:
+                self._leave(slot)
+                self._fail(turn, ModelError("the model gave logits that are not finite"))
+            elif not self._take(turn, tokens[slot]):
+                self._leave(slot)
+
+    def _form(self, lines: int) -> Storage:
+        for most, form in self.storages[:-1]:
+            if lines <= most:
+                return form
+        return self.storages[-1][1]
+
+    def _take(self, turn: _Turn, token: int) -> bool:
+        """Add a token to a line; return whether the line goes on."""
+        ended = token in self.model.stop_ids
+        if not ended:
+            turn.generated.append(token)
+            raw = turn.stream.push(token)
+            if raw is not None:
+                event = turn.line.grown(raw)
+                if event:
+                    turn.events.put(event)
+                ended = stops_line(raw)
+            if not ended and len(turn.generated) < turn.job.sampling.max_new_tokens:
+                return True
+        turn.events.put(LineDone(turn.line.whole(ended=ended), ms_since(turn.started)))
+        turn.events.put(None)
+        return False
+
+    def _leave(self, slot: int) -> None:
+        last = self._batch.leave(slot)
+        self._writing[slot] = self._writing[last]
+        self._writing.pop()
+
+    def _fail(self, turn: _Turn, failure: EngineError, cause: Exception | None = None) -> None:
+        if cause is not None:
+            logger.error("%s", failure, exc_info=cause)
+        if self._reading is turn:
+            self._reading = None
+        turn.cache = None
+        turn.events.put(failure)

@@ -1,0 +1,164 @@
+"""Which form of the weights decodes how many lines fastest here: measured once, then remembered.
+
+One line reads all weights for one product each, so int4 or int8 wins by moving fewer bytes; many lines
+share what is read, and whole bfloat16 wins by the processor's matrix units. Where the lines cross
+depends on the machine. Prompts are always read with whole weights, so what a turn decides does not
+depend on this. Knows nothing of turns.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from engine.serving.caches import BatchCache, RowCache
+from engine.serving.lean import LeanDecoder
+from engine.serving.weights import Storage
+
+logger = logging.getLogger(__name__)
+
+Storages = tuple[tuple[int, Storage], ...]
+FORMS: tuple[Storage, ...] = ("whole", "int8", "int4")
+
+_CONTEXT = 256
+_ROUNDS = 6
+# A form must be so much faster to be worth a copy of the weights, and a change between two sizes.
+_WORTH = 0.9
+# A form that is so much slower than the best will not be the best for more lines.
+_HOPELESS = 1.6
+
+
+def choose_storages(
+    decoder: LeanDecoder, wanted: str = "auto", *, most: int = 32, remembered: Path | None = None
+) -> Storages:
+    """Return (most lines, form) pairs, ascending, and hold exactly the forms that they name.
+
+    Args:
+        decoder: whose steps are measured.
+        wanted: a form for all sizes, or "auto".
+        most: lines that are ever decoded together.
+        remembered: file of earlier choices on this machine, read and written.
+
+    Raises:
+        ValueError: the form that is wanted cannot be had here.
+    """
+    if wanted != "auto":
+        form = next((one for one in FORMS if one == wanted), None)
+        if form is None:
+            raise ValueError(f"weights must be auto, {', '.join(FORMS)}, not {wanted!r}")
+        decoder.hold(form)
+        return ((0, form),)
+    if decoder.dtype is not torch.bfloat16 or decoder.device.type != "cpu":
+        return ((0, "whole"),)
+    key = _key(decoder, most)
+    chosen = _recall(remembered, key) or _measured_or_whole(decoder, most)
+    _remember(remembered, key, chosen)
+    for _, form in chosen:
+        decoder.hold(form)
+    decoder.drop({form for form in FORMS if form != "whole"} - {form for _, form in chosen})
+    return chosen
+
+
+def _measured_or_whole(decoder: LeanDecoder, most: int) -> Storages:
+    try:
+        return _measured(decoder, most)
+    except (RuntimeError, ValueError) as exc:  # a processor without these kernels
+        logger.info("int8 and int4 are not to be had here: %s", exc)
+        return ((0, "whole"),)
+
+
+def _measured(decoder: LeanDecoder, most: int) -> Storages:
+    sizes = [size for size in (1, 2, 4, 8, 16, 32, 64) if size < most] + [most]
+    for form in FORMS:
+        decoder.hold(form)
+    left, pairs = list(FORMS), list[tuple[int, Storage]]()
+    for size in sizes:
+        times = {form: step_seconds(decoder, size, form) for form in left}
+        fastest = min(times, key=lambda form: times[form])
+        former = pairs[-1][1] if pairs else "whole"
+        if former in times and times[fastest] > _WORTH * times[former]:
+            fastest = former
+        shown = ", ".join(f"{form} {1e3 * value:.0f} ms" for form, value in times.items())
+        logger.info("%d lines a step: %s", size, shown)
+        pairs.append((size, fastest))
+        left = [form for form in left if times[form] < _HOPELESS * times[fastest]]
+    return joined(pairs)
+
+
+def joined(pairs: Sequence[tuple[int, Storage]]) -> Storages:
+    """Return pairs with neighbours of one form made one, the last one for any size (0)."""
+    found: list[tuple[int, Storage]] = []
+    for size, form in pairs:
+        if found and found[-1][1] == form:
+            found.pop()
+        found.append((size, form))
+    return (*found[:-1], (0, found[-1][1]))
+
+
+@torch.inference_mode()
+def step_seconds(decoder: LeanDecoder, lines: int, form: Storage) -> float:
+    """Return how long a step of so many lines takes at best, in seconds."""
+    row = RowCache(decoder.shape, _CONTEXT, decoder.dtype, decoder.device)
+    row.data.zero_()
+    row.length = _CONTEXT
+    batch = BatchCache(decoder.shape, decoder.dtype, decoder.device)
+    for _ in range(lines):
+        batch.join(row, _CONTEXT + _ROUNDS)
+    ids = torch.zeros(lines, dtype=torch.long, device=decoder.device)
+    best = float("inf")
+    for _ in range(_ROUNDS):
+        began = time.perf_counter()
+        positions = batch.begin()
+        hidden, _ = decoder.forward(ids, positions, batch, storage=form)
+        batch.finish()
+        decoder.logits(hidden, storage=form)
+        best = min(best, time.perf_counter() - began)
+    return best
+
+
+def _key(decoder: LeanDecoder, most: int) -> str:
+    shape = decoder.shape
+    return "/".join(
+        str(part)
+        for part in (
+            torch.__version__,
+            platform.machine(),
+            torch.backends.cpu.get_cpu_capability(),
+            torch.get_num_threads(),
+            shape.layers,
+            decoder.hidden_size,
+            decoder.vocabulary,
+            most,
+        )
+    )
+
+
+def _recall(path: Path | None, key: str) -> Storages | None:
+    if path is None or not path.is_file():
+        return None
+    try:
+        held = json.loads(path.read_text())[key]
+        pairs = [(int(size), next(form for form in FORMS if form == name)) for size, name in held]
+    except (OSError, ValueError, KeyError, TypeError, StopIteration):
+        return None  # damaged, or of another machine: measure again
+    return tuple(pairs) or None
+
+
+def _remember(path: Path | None, key: str, chosen: Storages) -> None:
+    if path is None:
+        return
+    try:
+        held = json.loads(path.read_text()) if path.is_file() else {}
+        held = {**held, key: chosen} if isinstance(held, dict) else {key: chosen}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_suffix(".part")
+        fresh.write_text(json.dumps(held, indent=1))
+        fresh.replace(path)
+    except (OSError, ValueError) as exc:
+        logger.info("the choice is not remembered: %s", exc)

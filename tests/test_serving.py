@@ -1,0 +1,564 @@
+"""The lean forward, its caches, and many turns in one batch: all equal to one turn alone."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import itertools
+import random
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.decode import Sampler, Sampling, choose_tokens
+from engine.errors import Busy, ModelError
+from engine.host import Event, Job, LineDone, LineSoFar, StateKnown, run_job
+from engine.model import LanguageModel
+from engine.serving.batch import BatchHost, BatchLimits
+from engine.serving.caches import BatchCache, RowCache
+from engine.serving.lean import LeanDecoder, why_not_lean
+from engine.serving.prompts import PromptCache, common_length
+from engine.serving.tuning import choose_storages, joined
+from engine.serving.weights import gather_weights
+from heads.spec import FINAL_NORM
+from tests.fakes import tiny_language_model, tiny_model
+
+BOTH = pytest.mark.parametrize("kind", ["llama", "qwen2"])
+SAMPLING = Sampling(temperature=0.8, top_p=0.9, repetition_penalty=1.1, max_new_tokens=12, seed=3)
+GREEDY = replace(SAMPLING, temperature=0.0, repetition_penalty=1.0)
+
+
+def prompt_ids(
+    model: LanguageModel, seed: int, *, prefix: int = 0, length: int = 60
+) -> tuple[int, ...]:
+    """Return random ids with <STATE> last; prompts of one `prefix` length begin alike."""
+    markers = set(model.bundle.info.markers.values())
+    room = min(markers)
+    shared = random.Random(f"prefix {prefix}")
+    own = random.Random(seed)
+    ids = [shared.randrange(3, room) for _ in range(prefix)]
+    ids += [own.randrange(3, room) for _ in range(length - prefix - 1)]
+    return (*ids, model.encoder.state_id)
+
+
+def job_of(model: LanguageModel, seed: int, **values: Any) -> Job:
+    prefix, length = values.pop("prefix", 40), values.pop("length", 60)
+    ids = prompt_ids(model, seed, prefix=prefix, length=length)
+    sampling = values.pop("sampling", replace(SAMPLING, seed=seed))
+    return Job(ids, sampling, prefix=prefix, session=values.pop("session", f"s{seed}"), **values)
+
+
+@pytest.fixture
+def host() -> Iterator[Any]:
+    """Make hosts that are closed behind the test."""
+    made: list[BatchHost] = []
+
+    def make(model: LanguageModel | None = None, **limits: Any) -> BatchHost:
+        model = model or tiny_language_model()
+        decoder = LeanDecoder(model.model, 2000)
+        made.append(BatchHost(model, decoder, BatchLimits(**{"slice": 16, **limits})))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+        one._thread.join(timeout=10)
+
+
+def plain(events: list[Event]) -> list[Any]:
+    """Return what events say, without times, and readings to within 1e-4."""
+    said: list[Any] = []
+    for event in events:
+        if isinstance(event, StateKnown):
+            said.append(pytest.approx(event.reading.probabilities, abs=1e-4))
+        else:
+            said.append((type(event).__name__, event.text))
+    return said
+
+
+def plain_values(events: list[Event]) -> list[Any]:
+    """Return what events say, without times; to hold against `plain`."""
+    return [
+        event.reading.probabilities
+        if isinstance(event, StateKnown)
+        else (type(event).__name__, event.text)
+        for event in events
+    ]
+
+
+def feed(decoder: LeanDecoder, cache: RowCache, ids: torch.Tensor, **options: Any) -> Any:
+    positions = cache.begin(len(ids))
+    outputs = decoder.forward(ids, positions, cache, **options)
+    cache.finish(len(ids))
+    return outputs
+
+
+# --- the lean forward ----------------------------------------------------------------------------
+
+
+@BOTH
+@torch.inference_mode()
+def test_lean_forward_equals_the_librarys_at_every_split(kind):
+    model, _ = tiny_model(kind)
+    decoder = LeanDecoder(model, 64)
+    ids_T = torch.randint(3, 200, (24,), generator=torch.Generator().manual_seed(1))
+    output = model(input_ids=ids_T[None], output_hidden_states=True)
+    for split in range(1, 24):
+        cache = RowCache(decoder.shape, 24, decoder.dtype)
+        first, _ = feed(decoder, cache, ids_T[:split])
+        last, tapped = feed(decoder, cache, ids_T[split:], tap=2)
+        logits = torch.cat([decoder.logits(first), decoder.logits(last)])
+        assert torch.allclose(logits, output.logits[0], atol=1e-3)
+        assert torch.allclose(tapped, output.hidden_states[2][0, split:], atol=1e-4)
+
+
+@BOTH
+@torch.inference_mode()
+def test_decoding_in_a_batch_equals_decoding_alone_whatever_the_neighbours(kind):
+    model, _ = tiny_model(kind)
+    decoder = LeanDecoder(model, 200)
+    generator = torch.Generator().manual_seed(2)
+    ids_T = torch.randint(3, 200, (30,), generator=generator)
+    expected = model(input_ids=ids_T[None]).logits[0]
+    for others in (0, 1, 5):
+        batch = BatchCache(decoder.shape, decoder.dtype)
+        for at in range(others + 1):
+            length = 20 if at == others else int(torch.randint(1, 90, (1,), generator=generator))
+            row = RowCache(decoder.shape, length, decoder.dtype)
+            given_ids = ids_T[:20] if at == others else torch.randint(3, 200, (length,))
+            feed(decoder, row, given_ids)
+            batch.join(row, length + 10)
+        for at in range(20, 30):
+            step = torch.cat([torch.randint(3, 200, (others,)), ids_T[at : at + 1]])
+            positions = batch.begin()
+            hidden, _ = decoder.forward(step, positions, batch)
+            batch.finish()
+            assert torch.allclose(decoder.logits(hidden)[-1], expected[at], atol=1e-3)
+
+
+@torch.inference_mode()
+def test_sequences_keep_their_own_when_others_leave_and_the_batch_grows():
+    model, _ = tiny_model("llama")
+    decoder = LeanDecoder(model, 300)
+    rows = torch.randint(3, 200, (4, 12), generator=torch.Generator().manual_seed(4))
+    expected = model(input_ids=rows).logits
+    batch = BatchCache(decoder.shape, decoder.dtype)
+    for index in range(4):
+        row = RowCache(decoder.shape, 10, decoder.dtype)
+        feed(decoder, row, rows[index, :10])
+        batch.join(row, 20 + 60 * index)
+    assert batch.leave(1) == 3
+    order = [0, 3, 2]
+    for at in (10, 11):
+        positions = batch.begin()
+        hidden, _ = decoder.forward(rows[order, at], positions, batch)
+        batch.finish()
+        assert torch.allclose(decoder.logits(hidden), expected[order, at], atol=1e-3)
+    for _ in order:
+        batch.leave(0)
+    assert batch.bytes == 0
+
+
+@pytest.mark.parametrize("storage", ["int8", "int4"])
+@torch.inference_mode()
+def test_quantised_weights_multiply_nearly_as_whole_ones(storage):
+    linear = torch.nn.Linear(64, 96, bias=True).to(torch.bfloat16)
+    rows = torch.randn(3, 64).to(torch.bfloat16)
+    from engine.serving.weights import _Packer
+
+    exact = linear(rows).float()
+    near = _Packer(storage).join(linear)(rows).float()
+    allowed = {"int8": 0.02, "int4": 0.2}[storage]
+    assert (near - exact).abs().mean() < allowed * exact.abs().mean()
+
+
+def test_quantised_weights_need_bfloat16():
+    model, _ = tiny_model("llama")
+    with pytest.raises(ValueError, match="bfloat16"):
+        gather_weights(model, "int8")
+
+
+def test_joined_matrices_hold_no_weight_twice():
+    model, _ = tiny_model("qwen2")
+    before = model(input_ids=torch.tensor([[5, 6, 7]])).logits
+    gather_weights(model)
+    attention = model.model.layers[0].self_attn
+    stores = {
+        module.weight.untyped_storage().data_ptr()
+        for module in (attention.q_proj, attention.k_proj, attention.v_proj)
+    }
+    assert len(stores) == 1
+    assert torch.equal(model(input_ids=torch.tensor([[5, 6, 7]])).logits, before)
+
+
+def test_models_that_it_cannot_stand_in_for_are_told_apart():
+    model, _ = tiny_model("qwen2")
+    assert why_not_lean(model) is None
+    model.config.use_sliding_window = True
+    assert why_not_lean(model) == "a sliding window"
+
+
+# --- kept prompt beginnings ----------------------------------------------------------------------
+
+
+def stored(tokens: int, fill: float = 1.0) -> torch.Tensor:
+    return torch.full((1, 2, 1, tokens, 4), fill)
+
+
+def test_least_recently_used_beginning_goes_first_and_the_limit_holds():
+    each = stored(10).numel() * 4
+    cache = PromptCache(2 * each)
+    cache.keep_shared((1, 2), stored(10))
+    cache.keep_shared((3, 4), stored(10))
+    assert cache.find((1, 2), (9,), "", most=0).length == 2
+    cache.keep_shared((5, 6), stored(10))
+    assert cache.bytes <= cache.limit_bytes
+    assert cache.find((3, 4), (9,), "", most=0).length == 0
+    assert cache.find((1, 2), (9,), "", most=0).length == 2
+    cache.clear()
+    assert (len(cache), cache.bytes) == (0, 0)
+
+
+def test_limit_of_nothing_keeps_nothing():
+    cache = PromptCache(0)
+    cache.keep_shared((1, 2), stored(2))
+    assert len(cache) == 0
+
+
+def test_sessions_find_their_own_last_turn_and_no_other():
+    cache = PromptCache(10**6)
+    cache.keep_shared((1, 2), stored(2))
+    cache.keep_own((1, 2), (7, 8, 9), "a", stored(3, 5.0))
+    found = cache.find((1, 2), (7, 8, 4, 0), "a", most=3)
+    assert found.length == 4
+    assert [part.shape[3] for part in found.parts] == [2, 2]
+    assert cache.find((1, 2), (7, 8, 9, 0), "a", most=1).length == 3
+    assert cache.find((1, 2), (7, 8, 9, 0), "b", most=3).length == 2
+    assert cache.find((1, 3), (7, 8, 9, 0), "a", most=3).length == 0
+
+
+@given(st.lists(st.integers(0, 3)), st.lists(st.integers(0, 3)))
+def test_common_length_is_the_longest_common_beginning(a, b):
+    length = common_length(a, b)
+    assert a[:length] == b[:length]
+    assert length in (len(a), len(b)) or a[length] != b[length]
+
+
+@BOTH
+@pytest.mark.parametrize("layer", [2, FINAL_NORM])
+def test_kept_beginnings_change_neither_heads_nor_line_at_any_split(kind, layer, host):
+    model = tiny_language_model(kind, layer=layer)
+    expected_job = job_of(model, 1, prefix=0, sampling=GREEDY)
+    expected = model.prefill(expected_job.ids)
+    line = plain(list(run_job(model, expected_job)))
+    for prefix in (1, 15, 16, 17, 40, len(expected_job.ids) - 1):
+        one = host(model)
+        for _ in range(2):  # the second time from what was kept
+            job = replace(expected_job, prefix=prefix, session="same")
+            events = list(one.run(job))
+            state = events[0]
+            assert isinstance(state, StateKnown)
+            for flag, value in state.reading.probabilities.items():
+                assert value == pytest.approx(expected.reading.probabilities[flag], abs=1e-4)
+            assert plain(events)[1:] == line[1:]
+        assert one.prompts.hits == 1
+
+
+def test_turns_never_change_a_shared_beginning(host):
+    one = host()
+    list(one.run(job_of(one.model, 1)))
+
+    def digest() -> list[str]:
+        return [
+            hashlib.sha256(entry.stored.numpy().tobytes()).hexdigest()
+            for key, entry in one.prompts._entries.items()
+            if key[0] == "shared"
+        ]
+
+    before = digest()
+    assert len(before) == 1
+    for seed in range(2, 8):
+        list(one.run(job_of(one.model, seed)))
+    assert digest() == before
+
+
+def test_kept_beginning_is_not_read_again(host, monkeypatch):
+    one = host(slice=64)
+    fed: list[int] = []
+    forward = one.decoder.forward
+
+    def count(ids: torch.Tensor, *rest: Any, **options: Any) -> Any:
+        fed.append(len(ids))
+        return forward(ids, *rest, **options)
+
+    monkeypatch.setattr(one.decoder, "forward", count)
+    list(one.run(job_of(one.model, 1, write=False)))
+    list(one.run(job_of(one.model, 2, write=False)))
+    list(one.run(job_of(one.model, 2, write=False)))
+    assert fed == [40, 20, 20, 1]
+
+
+# --- many turns at once --------------------------------------------------------------------------
+
+
+def together(one: BatchHost, jobs: list[Job]) -> list[list[Event]]:
+    """Run jobs at once, one thread each; return their events."""
+    found: dict[int, list[Event]] = {}
+
+    def work(index: int) -> None:
+        found[index] = list(one.run(jobs[index]))
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(len(jobs))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=120)
+    return [found[index] for index in range(len(jobs))]
+
+
+@BOTH
+def test_turns_together_are_what_each_is_alone(kind, host):
+    model = tiny_language_model(kind)
+    jobs = [
+        job_of(model, seed, length=45 + 7 * (seed % 5), prefix=40 if seed % 3 else 0)
+        for seed in range(12)
+    ]
+    jobs[3] = replace(jobs[3], sampling=replace(GREEDY, max_new_tokens=40))
+    jobs[5] = replace(jobs[5], write=False)
+    expected = [plain(list(run_job(model, job))) for job in jobs]
+    assert [plain_values(events) for events in together(host(model), jobs)] == expected
+
+
+def test_prompts_are_read_between_the_steps_of_others(host, monkeypatch):
+    one = host(slice=8)
+    model, sizes = one.model, list[int]()
+    model.stop_ids = frozenset()  # type: ignore[assignment]
+    forward = one.decoder.forward
+
+    def note(ids: torch.Tensor, _positions: Any, cache: Any, **options: Any) -> Any:
+        sizes.append(len(ids) if isinstance(cache, RowCache) else 0)
+        return forward(ids, _positions, cache, **options)
+
+    monkeypatch.setattr(one.decoder, "forward", note)
+    first = one.run(job_of(model, 1, sampling=replace(GREEDY, max_new_tokens=300)))
+    next(first)
+    next(first)
+    list(one.run(job_of(model, 2, prefix=0, length=80, write=False)))
+    first.close()  # type: ignore[attr-defined]
+    slices = [at for at, size in enumerate(sizes) if size == 8][-9:]
+    assert all(later - former >= 2 for former, later in itertools.pairwise(slices))
+
+
+def test_turn_above_the_limit_is_busy_and_may_come_again(host):
+    one = host(queue=1)
+    first = one.run(job_of(one.model, 1))
+    next(first)
+    with pytest.raises(Busy, match="try again") as caught:
+        next(one.run(job_of(one.model, 2)))
+    assert caught.value.retryable
+    list(first)
+    assert list(one.run(job_of(one.model, 2)))
+
+
+@pytest.mark.parametrize("after", [1, 3])
+def test_caller_that_goes_away_frees_its_place(host, after):
+    one = host()
+    one.model.stop_ids = frozenset()
+    events = one.run(job_of(one.model, 1, sampling=replace(GREEDY, max_new_tokens=256)))
+    for _ in range(after):
+        next(events)
+    events.close()
+    deadline = time.monotonic() + 20
+    while (one._writing or one._reading) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert one.load["writing"] == one.load["waiting"] == 0
+    assert one._batch.bytes == 0
+
+
+def test_failing_pass_fails_its_turns_and_no_later_one(host, monkeypatch):
+    one = host()
+    forward, broken = one.decoder.forward, threading.Event()
+
+    def fail(ids: torch.Tensor, *rest: Any, **options: Any) -> Any:
+        if broken.is_set():
+            raise RuntimeError("out of memory")
+        return forward(ids, *rest, **options)
+
+    monkeypatch.setattr(one.decoder, "forward", fail)
+    broken.set()
+    with pytest.raises(ModelError, match="read the prompt"):
+        list(one.run(job_of(one.model, 1)))
+    broken.clear()
+    events = one.run(job_of(one.model, 1, sampling=replace(GREEDY, max_new_tokens=200)))
+    next(events)
+    broken.set()
+    with pytest.raises(ModelError):
+        list(events)
+    broken.clear()
+    assert list(one.run(job_of(one.model, 2)))
+
+
+def test_line_that_is_not_finite_fails_alone(host, monkeypatch):
+    one = host()
+    logits, count = one.decoder.logits, [0]
+
+    def spoil(hidden: torch.Tensor, **options: Any) -> torch.Tensor:
+        values = logits(hidden, **options)
+        if len(values) == 2:
+            count[0] += 1
+            values[0] = float("nan")
+        return values
+
+    monkeypatch.setattr(one.decoder, "logits", spoil)
+    one.model.stop_ids = frozenset()
+    sampling = replace(GREEDY, max_new_tokens=200)
+    found: list[Any] = []
+
+    def work(seed: int) -> None:
+        try:
+            found.append(list(one.run(job_of(one.model, seed, sampling=sampling))))
+        except ModelError as exc:
+            found.append(exc)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert count[0] == 1
+    assert sorted(isinstance(one, ModelError) for one in found) == [False, True]
+
+
+def test_prompt_without_a_state_is_refused(host):
+    one = host()
+    with pytest.raises(ModelError, match="exactly one <STATE>"):
+        list(one.run(Job((5, 6), SAMPLING)))
+
+
+def test_closed_host_ends_what_it_has_and_takes_nothing_more(host):
+    one = host()
+    events = one.run(job_of(one.model, 1))
+    next(events)
+    one.close()
+    assert isinstance(list(events)[-1], LineDone)
+    with pytest.raises(ModelError, match="closed"):
+        next(one.run(job_of(one.model, 2)))
+
+
+def test_thousand_turns_by_32_players_mix_no_lines_and_hold_no_memory(host):
+    model = tiny_language_model()
+    one = host(model, cache_bytes=2**18)
+    rng = random.Random(5)
+    jobs = [
+        job_of(
+            model,
+            seed,
+            prefix=rng.choice((0, 16, 24)),
+            length=rng.randrange(30, 50),
+            sampling=replace(SAMPLING, seed=seed, max_new_tokens=rng.randrange(1, 6)),
+            session=f"player {seed % 32}",
+        )
+        for seed in range(40)
+    ]
+    expected = [plain(list(run_job(model, job))) for job in jobs]
+    wrong: list[int] = []
+
+    def play(player: int) -> None:
+        order = random.Random(player)
+        for _ in range(32):
+            index = order.randrange(len(jobs))
+            if expected[index] != plain_values(list(one.run(jobs[index]))):
+                wrong.append(index)
+
+    threads = [threading.Thread(target=play, args=(player,)) for player in range(32)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=240)
+    assert wrong == []
+    assert one.prompts.bytes <= 2**18
+    deadline = time.monotonic() + 20
+    while one._batch.bytes and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert one._batch.bytes == 0
+    gc.collect()
+    assert sum(isinstance(thing, RowCache) for thing in gc.get_objects()) == 0
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31), st.floats(0.1, 3.0), st.floats(0.05, 1.0), st.integers(1, 6))
+def test_a_rows_choice_is_the_same_alone_and_among_others(seed, heat, top_p, others):
+    generator = torch.Generator().manual_seed(seed)
+    logits_BV = torch.randn(others + 1, 600, generator=generator) * 3
+    chosen = replace(SAMPLING, temperature=heat, top_p=top_p, seed=seed)
+
+    def samplers() -> list[Sampler]:
+        return [Sampler(replace(chosen, seed=seed + row), [7, 8]) for row in range(others + 1)]
+
+    held = [[1, 2, row] for row in range(others + 1)]
+    alone = [
+        choose_tokens(logits_BV[row : row + 1], [sampler], [held[row]])[0]
+        for row, sampler in enumerate(samplers())
+    ]
+    assert choose_tokens(logits_BV, samplers(), held) == alone
+
+
+# --- which weights decode ------------------------------------------------------------------------
+
+
+def test_neighbouring_sizes_of_one_form_are_one():
+    assert joined([(1, "int4"), (2, "int4"), (4, "int8"), (8, "whole"), (16, "whole")]) == (
+        (2, "int4"),
+        (4, "int8"),
+        (0, "whole"),
+    )
+    assert joined([(1, "whole")]) == ((0, "whole"),)
+
+
+def test_choice_is_measured_once_and_then_remembered(tmp_path, monkeypatch):
+    model, _ = tiny_model("llama")
+    decoder = LeanDecoder(model.to(torch.bfloat16), 600)
+    file = tmp_path / "deep" / "tuning.json"
+    first = choose_storages(decoder, most=4, remembered=file)
+    assert first[-1][0] == 0
+    assert set(decoder.weights) == {"whole", *(form for _, form in first)}
+    monkeypatch.setattr("engine.serving.tuning._measured", lambda *_: pytest.fail("measured"))
+    assert choose_storages(decoder, most=4, remembered=file) == first
+
+
+@pytest.mark.parametrize("damage", ["", "[]", '{"x": 1', "null"])
+def test_damaged_memory_of_the_choice_is_measured_anew(tmp_path, damage):
+    model, _ = tiny_model("llama")
+    decoder = LeanDecoder(model.to(torch.bfloat16), 600)
+    file = tmp_path / "tuning.json"
+    file.write_text(damage)
+    assert choose_storages(decoder, most=2, remembered=file)
+
+
+def test_form_can_be_asked_for_and_an_unknown_one_is_refused():
+    model, _ = tiny_model("llama")
+    decoder = LeanDecoder(model.to(torch.bfloat16), 600)
+    assert choose_storages(decoder, "int8") == ((0, "int8"),)
+    with pytest.raises(ValueError, match="auto, whole"):
+        choose_storages(decoder, "int3")
+
+
+def test_full_precision_decodes_with_whole_weights():
+    model, _ = tiny_model("llama")
+    assert choose_storages(LeanDecoder(model, 600)) == ((0, "whole"),)
+
+
+def test_words_arrive_as_they_are_written_and_end_whole(host):
+    one = host()
+    events = list(one.run(job_of(one.model, 5, sampling=replace(SAMPLING, max_new_tokens=30))))
+    assert isinstance(events[0], StateKnown)
+    grown = [event.text for event in events if isinstance(event, LineSoFar)]
+    assert "�" not in "".join(grown)
+    assert isinstance(events[-1], LineDone)
