@@ -489,7 +489,7 @@ def test_thousand_turns_by_32_players_mix_no_lines_and_hold_no_memory(host):
         time.sleep(0.01)
     assert one._batch.bytes == 0
     gc.collect()
-    assert sum(isinstance(thing, RowCache) for thing in gc.get_objects()) == 0
+    assert sum(type(thing) is RowCache for thing in gc.get_objects()) == 0
 
 
 @settings(max_examples=30, deadline=None)
