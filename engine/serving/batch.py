@@ -238,7 +238,9 @@ class BatchHost:
         if job.prefix:
             shared, rest = job.ids[: job.prefix], job.ids[job.prefix :]
             most = rest.index(self._state_id) if self._state_id in rest else 0
-            for part in self.prompts.find(shared, rest, job.session, most=most).parts:
+            grain = self.limits.slice
+            kept = self.prompts.find(shared, rest, job.session, most=most, grain=grain)
+            for part in kept.parts:
                 turn.cache.take(part)
         self._read_prompt(turn, turn.cache)
 

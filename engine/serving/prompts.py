@@ -55,7 +55,7 @@ class PromptCache:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def find(self, shared: Ids, rest: Ids, session: str, *, most: int) -> Found:
+    def find(self, shared: Ids, rest: Ids, session: str, *, most: int, grain: int = 1) -> Found:
         """Return what is kept of a prompt.
 
         Args:
@@ -63,6 +63,8 @@ class PromptCache:
             rest: what comes behind it.
             session: whose prompt it is; "" for nobody's.
             most: of the ids of `rest` that may come from here; the last one must be read anew.
+            grain: of `rest` only a multiple of it is taken: in 16 bits a prompt that is cut elsewhere is
+                read a little differently, and what a turn decides must not hang on what was kept.
         """
         kept = self._use(("shared", shared))
         if kept is None:
@@ -73,6 +75,7 @@ class PromptCache:
         own = self._use(("own", shared, session)) if session else None
         if own is not None:
             alike = min(common_length(own.ids, rest), most)
+            alike -= alike % grain
             if alike:
                 parts.append(own.stored[:, :, :, :alike])
                 length += alike
