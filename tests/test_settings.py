@@ -57,6 +57,9 @@ def test_environment_sets_every_field(monkeypatch: pytest.MonkeyPatch) -> None:
         "max_text_tokens": "200",
         "history_turns": "4",
         "queue_limit": "5",
+        "batch_size": "8",
+        "prefix_cache_mb": "64",
+        "decode_weights": "int8",
         "cpu_threads": "2",
     }
     assert set(values) == set(Settings.model_fields), "a setting is new; add it here"

@@ -63,8 +63,8 @@ class PromptCache:
             rest: what comes behind it.
             session: whose prompt it is; "" for nobody's.
             most: of the ids of `rest` that may come from here; the last one must be read anew.
-            grain: of `rest` only a multiple of it is taken: in 16 bits a prompt that is cut elsewhere is
-                read a little differently, and what a turn decides must not hang on what was kept.
+            grain: of `rest` only a multiple of it is taken: in 16 bits a prompt that is cut elsewhere
+                is read a little differently, and no decision must hang on what was kept.
         """
         kept = self._use(("shared", shared))
         if kept is None:
