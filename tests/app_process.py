@@ -2,7 +2,7 @@
 
     python -m tests.app_process PORT DATA_DIR [--slow SECONDS] [--hold FILE] [--drag FILE]
 
-`--slow` waits that long before every piece of a line, so that a test can see it grow; `--hold` keeps
+`--slow` waits that long before every token of a line, so that a test can see it grow; `--hold` keeps
 the model back until the file is there, so that it can see the bar; while the `--drag` file is there a
 line goes on and on, so that it can be stopped. Every flag fires that the
 gate permits. `served` starts one for all tests of a run.
@@ -120,22 +120,24 @@ def call(url: str, name: str, **arguments: Any) -> Any:
 
 
 def slowed(model: LanguageModel, seconds: float, drag: Path | None) -> LanguageModel:
-    """Return `model`, which then waits before every piece, and drags on while a file is there."""
-    generate = model.generate
+    """Return `model`, which then waits before every token, and drags on while a file is there."""
+    from torch import Tensor, nn
 
-    def slowly(*args: Any, **kwargs: Any) -> Iterator[str]:
-        words = 0
-        while drag and drag.exists() and words < 400:
-            words += 1
-            time.sleep(0.1)
-            yield "and so on " * words
-        if words:  # what was shown has to stand: a line only ever grows
-            return
-        for piece in generate(*args, **kwargs):
-            time.sleep(seconds)
-            yield piece
+    inner = model.model.lm_head
+    letter = model.tokenizer.convert_tokens_to_ids("o")
 
-    model.generate = slowly  # type: ignore[method-assign]
+    class Slow(nn.Module):
+        def forward(self, hidden: Tensor) -> Tensor:
+            logits: Tensor = inner(hidden)
+            if drag and drag.exists():
+                time.sleep(0.4)
+                logits = logits.clone()
+                logits[..., letter] = 1e4
+            else:
+                time.sleep(seconds)
+            return logits
+
+    model.model.lm_head = Slow()
     return model
 
 

@@ -175,6 +175,22 @@ def test_a_caller_that_leaves_a_stream_does_not_hold_up_the_player(client, url, 
     assert ask(client, player, "Are you still there?")["text"]
 
 
+def test_a_caller_that_leaves_a_stream_frees_its_place(url, player):
+    path = f"{url}/gradio_api/call/v2/ask_stream"
+    body = {"text": "Hello.", "npc_id": NPC, "player_id": player}
+    body["gen_params"] = {"max_new_tokens": 256}  # far longer than this test waits
+    with endless_lines(url):
+        event = httpx.post(path, json=body).json()["event_id"]
+        with httpx.stream("GET", f"{path}/{event}", timeout=30) as stream:
+            lines = stream.iter_lines()
+            while '"text"' not in next(lines):
+                pass
+        deadline = time.monotonic() + 20
+        while (load := call(url, "status")["load"])["writing"] and time.monotonic() < deadline:
+            time.sleep(0.1)
+    assert load["writing"] == load["waiting"] == 0
+
+
 def test_predict_main_runs_a_ready_prompt(client):
     given = {"npc_id": NPC, "persona_tags": {"mood": "calm"}, "gen_params": SHORT}
     prompt = "<SYS>You are Silvia.<PLAYER>Hello.<STATE>"

@@ -28,6 +28,7 @@ TRAINING_MAY_USE = {
     "engine.embed",
     "engine.errors",
     "engine.decision",
+    "engine.decode",
     "engine.settings",
     "engine.state",
 }

@@ -19,12 +19,13 @@ from hypothesis import strategies as st
 
 from engine.decode import Sampler, Sampling, choose_tokens
 from engine.errors import Busy, ModelError
-from engine.host import Event, Job, LineDone, LineSoFar, StateKnown, run_job
+from engine.host import Event, Job, LineDone, LineSoFar, ModelHost, StateKnown, run_job
 from engine.model import LanguageModel
 from engine.serving.batch import BatchHost, BatchLimits
 from engine.serving.caches import BatchCache, RowCache
 from engine.serving.lean import LeanDecoder, why_not_lean
 from engine.serving.prompts import PromptCache, common_length
+from engine.serving.start import make_host
 from engine.serving.tuning import choose_storages, joined
 from engine.serving.weights import gather_weights
 from heads.spec import FINAL_NORM
@@ -563,3 +564,36 @@ def test_words_arrive_as_they_are_written_and_end_whole(host):
     grown = [event.text for event in events if isinstance(event, LineSoFar)]
     assert "�" not in "".join(grown)
     assert isinstance(events[-1], LineDone)
+
+
+# --- which host serves ---------------------------------------------------------------------------
+
+
+def made(model: LanguageModel, **values: Any) -> Any:
+    return make_host(model, **{"queue_limit": 4, "batch": 8, "prefix_cache_mb": 1, **values})
+
+
+def test_turns_are_batched_where_the_lean_forward_can_stand_in():
+    one = made(tiny_language_model())
+    assert isinstance(one, BatchHost)
+    assert one.limits == BatchLimits(queue=4, batch=8, cache_bytes=2**20)
+    one.close()
+
+
+def test_a_lent_gpu_takes_one_turn_a_call_by_the_same_path(monkeypatch):
+    monkeypatch.setattr("engine.serving.start.lent_per_call", lambda: True)
+    model = tiny_language_model()
+    one = made(model)
+    assert isinstance(one, ModelHost)
+    job = job_of(model, 1)
+    assert plain(list(run_job(model, job))) == plain_values(list(one.run(job)))
+
+
+def test_one_turn_at_a_time_can_be_asked_for():
+    assert isinstance(made(tiny_language_model(), batch=1), ModelHost)
+
+
+def test_other_architectures_are_served_by_the_librarys_forward():
+    model = tiny_language_model()
+    model.model.config.use_sliding_window = True
+    assert isinstance(made(model), ModelHost)

@@ -1,4 +1,4 @@
-"""`python -m training …`: the commands that look over data and make a bundle."""
+"""`python -m training …`: the commands that look over data, make a bundle and measure it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,23 @@ from engine.errors import EngineError
 from engine.model import choose_device, choose_precision, load_base
 from engine.settings import load_settings
 from engine.weights import resolve_base, resolve_embedder
-from heads.bundle import BundleError, save_bundle
+from heads.bundle import Bundle, BundleError, load_bundle, save_bundle
 from training.check import problems, read_placed, table, write_labels
 from training.corpus import Corpus, load_corpus
+from training.evaluate import EvaluationError, bundle_seed
+from training.evaluate_command import add_arguments as add_evaluate
+from training.evaluate_command import run_evaluation
 from training.features import FeatureStore, make_reader
 from training.fit import FitArgs, corpus_prompts, default_out, fit_bundle, layer_features
 from training.fit_heads import Scaling
 from training.items import read_words
 from training.oracle import training_registry
+from training.plots import PlotError, need_matplotlib
 from training.publish import METRIC, PublishError, make_plan, publish
+from training.report import PARTS
 from training.rows import DATA_DIR, RowError, read_rows
+from training.sides import Source
+from training.spread import spread_table
 from training.train import Base, TrainArgs, train_bundle
 
 logger = logging.getLogger("training")
@@ -35,13 +42,16 @@ def main(arguments: list[str] | None = None) -> int:
     _add_fit(commands.add_parser("fit", help="fit heads on a frozen base and write a bundle"))
     _add_train(commands.add_parser("train", help="train adapter and heads and write a bundle"))
     _add_check(commands.add_parser("check", help="look the rows over: labels, quality, counts"))
+    measuring = commands.add_parser("evaluate", help="measure a bundle beside simpler means")
+    add_evaluate(measuring)
+    measuring.set_defaults(run_command=_evaluate)
     _add_publish(commands.add_parser("publish", help="upload a bundle and move 'latest' to it"))
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     run: Callable[[argparse.Namespace], int] = options.run_command
     try:
         return run(options)
-    except (EngineError, RowError, BundleError, PublishError) as exc:
+    except (EngineError, RowError, BundleError, EvaluationError, PlotError, PublishError) as exc:
         logger.error("%s", exc)
         return 1
 
@@ -63,6 +73,12 @@ def _add_fit(parser: argparse.ArgumentParser) -> None:
         "--layer", type=int, default=0, help="0: validation chooses; -1: final norm"
     )
     parser.add_argument("--name", default="frozen-heads", help="of the bundle")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=1,
+        help="fit under so many seeds and tell the spread; no bundle",
+    )
     parser.set_defaults(run_command=_fit)
 
 
@@ -128,19 +144,46 @@ def _base(options: argparse.Namespace) -> Base:
     )
 
 
+def _source(options: argparse.Namespace) -> Source:
+    settings = load_settings()
+    base = resolve_base(options.base or settings.base_model or None, settings.model_cache)
+    device = choose_device(settings.device)
+    precision = choose_precision(device, settings.quantize, embedded=base.embedded)
+    return Source(
+        lambda: load_base(base.path, device, precision),
+        base.id,
+        base.fingerprint,
+        precision,
+        settings.max_prompt_tokens,
+    )
+
+
 def _fit(options: argparse.Namespace) -> int:
     corpus, base = _corpus(options), _base(options)
     reader = make_reader(base.model, base.tokenizer, max_tokens=base.max_tokens)
     store = FeatureStore(options.features, base.fingerprint)
-    bundle = fit_bundle(
-        corpus,
-        reader,
-        FitArgs(seed=options.seed, layer=options.layer, name=options.name),
-        base_id=base.id,
-        base_fingerprint=base.fingerprint,
-        languages=base.languages,
-        features=store.read(reader, corpus_prompts(corpus, reader, base.languages)),
-    )
+    features = store.read(reader, corpus_prompts(corpus, reader, base.languages))
+
+    def fitted(one: Corpus, seed: int) -> Bundle:
+        return fit_bundle(
+            one,
+            reader,
+            FitArgs(seed=seed, layer=options.layer, name=options.name),
+            base_id=base.id,
+            base_fingerprint=base.fingerprint,
+            languages=base.languages,
+            features=features,
+        )
+
+    if options.seeds > 1:
+        figures = []
+        for seed in range(options.seed, options.seed + options.seeds):
+            options.seed = seed
+            figures.append(fitted(_corpus(options), seed).info.metrics)
+            logger.info("seed %d: %.3f", seed, figures[-1]["test"]["flag_macro_f1"])
+        logger.info("%s", spread_table(figures, PARTS))
+        return 0
+    bundle = fitted(corpus, options.seed)
     save_bundle(bundle, options.out)
     logger.info("%s", bundle.card)
     logger.info("written to %s", options.out)
@@ -202,6 +245,16 @@ def _check(options: argparse.Namespace) -> int:
         logger.info("%s", problem)
     logger.info("%s", table(placed))
     return 1 if found else 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    if options.plots:
+        need_matplotlib()
+    bundle = load_bundle(options.bundle)
+    options.seed = bundle_seed(bundle)
+    corpus = _corpus(options)
+    run_evaluation(options, bundle, corpus, _source(options), _embedder())
+    return 0
 
 
 def _publish(options: argparse.Namespace) -> int:

@@ -21,6 +21,11 @@ _PARTS = {
     "unseen": "turns of NPCs that it has never met",
 }
 
+_BENT = {
+    "state_shuffled": "The state of another turn",
+    "utterance_only": "The utterance alone, in a neutral state",
+}
+
 
 def render_card(info: BundleInfo, *, adapter: bool = False) -> str:
     """Return the card as Markdown; `adapter` says whether the bundle trains the base along."""
@@ -58,7 +63,8 @@ hold. "Conditions alone" proposes everything, so the heads' worth is the distanc
         for part, about in _PARTS.items()
         if figures.get(part, {}).get("rows")
     )
-    return head + tables + _flags(figures) + _languages(figures) + _LIMITS
+    words = _words(figures) + _shortcuts(figures)
+    return head + tables + _flags(figures) + _languages(figures) + words + _LIMITS
 
 
 _LIMITS = """
@@ -87,18 +93,24 @@ def figures_table(figures: Mapping[str, Any], part: str) -> str:
     ]
     for key, name in _NAMES.items():
         one = figures.get("baselines", {}).get(key, {}).get(part)
-        if one:
-            lines.append(_line(name, one))
+        if one and one.get("rows"):
+            fewer = one["rows"] != figures[part]["rows"]
+            lines.append(_line(f"{name} ({one['rows']} turns)" if fewer else name, one))
     return "\n".join(lines) + "\n"
 
 
 def _line(name: str, one: Mapping[str, Any]) -> str:
+    pairs = one["pairs_both_right"] if one["pairs"] else None
     return (
-        f"| {name} | {one['flag_macro_f1']:.2f} | {one['flag_micro_f1']:.2f} | "
-        f"{one['flag_macro_auprc']:.2f} | {one['ece']:.2f} | {one['pairs_both_right']:.2f} | "
-        f"{one['delta_mae']:.3f} | {one['delta_spearman']:.2f} | "
-        f"{one['delta_sign_accuracy']:.2f} | {one['false_grants']} of {one['attacks']} |"
+        f"| {name} | {_shown(one['flag_macro_f1'])} | {_shown(one['flag_micro_f1'])} | "
+        f"{_shown(one['flag_macro_auprc'])} | {_shown(one['ece'])} | {_shown(pairs)} | "
+        f"{_shown(one['delta_mae'], 3)} | {_shown(one['delta_spearman'])} | "
+        f"{_shown(one['delta_sign_accuracy'])} | {one['false_grants']} of {one['attacks']} |"
     )
+
+
+def _shown(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def _flags(figures: Mapping[str, Any]) -> str:
@@ -106,8 +118,8 @@ def _flags(figures: Mapping[str, Any]) -> str:
     lines = ["", "## By flag and by language (test)", "", "| flag | positives | F1 | AUPRC |"]
     lines.append("|---|---|---|---|")
     for flag, one in rows.items():
-        auprc = "–" if one["auprc"] is None else f"{one['auprc']:.2f}"
-        lines.append(f"| {flag} | {one['positives']} | {one['f1']:.2f} | {auprc} |")
+        auprc = _shown(one["auprc"])
+        lines.append(f"| {flag} | {one['positives']} | {_shown(one['f1'])} | {auprc} |")
     return "\n".join(lines) + "\n"
 
 
@@ -115,7 +127,66 @@ def _languages(figures: Mapping[str, Any]) -> str:
     lines = ["", "| language | rows | macro-F1 | delta Spearman |", "|---|---|---|---|"]
     for language, one in figures.get("test", {}).get("by_language", {}).items():
         lines.append(
-            f"| {language} | {one['rows']} | {one['flag_macro_f1']:.2f} | "
-            f"{one['delta_spearman']:.2f} |"
+            f"| {language} | {one['rows']} | {_shown(one['flag_macro_f1'])} | "
+            f"{_shown(one['delta_spearman'])} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _words(figures: Mapping[str, Any]) -> str:
+    """Say how the lines fit the decision; nothing before `evaluate` has written any."""
+    lines = [
+        "",
+        "## The line and the decision",
+        "",
+        "Perplexity is of the rows' own replies. The other two are of lines that were written to the "
+        "true decision:\nis a granted item named, is one promised that was not granted?",
+        "",
+        "| | perplexity | the base's | granted item named | promised without a grant |",
+        "|---|---|---|---|---|",
+    ]
+    measured = [part for part in _PARTS if "base_perplexity" in figures.get(part, {})]
+    for part in measured:
+        one = figures[part]
+        named = _of(one["agreement_named"], one["agreement_named_rows"])
+        promised = _of(one["agreement_overpromise"], one["agreement_overpromise_rows"])
+        lines.append(
+            f"| {part} | {_shown(one['perplexity'])} | {_shown(one['base_perplexity'])} | "
+            f"{named} | {promised} |"
+        )
+    return "\n".join(lines) + "\n" if measured else ""
+
+
+def _of(share: float | None, rows: int) -> str:
+    return "–" if share is None else f"{share:.2f} of {rows}"
+
+
+def _shortcuts(figures: Mapping[str, Any]) -> str:
+    probes = figures.get("probes", {})
+    lines = []
+    for name, what in _BENT.items():
+        one = probes.get(name, {})
+        if one.get("rows"):
+            kept, drop = one["changed"], one["drop"]
+            lines.append(
+                f"- {what}: AUPRC {_shown(kept['flag_macro_auprc'])} "
+                f"({_shown(drop['flag_macro_auprc'])} less), delta Spearman "
+                f"{_shown(kept['delta_spearman'])} ({_shown(drop['delta_spearman'])} less)."
+            )
+    swept = probes.get("trust_sweep", {})
+    if swept.get("rows"):
+        lines.append(
+            f"- Trust moved from -1 to 1: the probabilities of permitted flags change by "
+            f"{_shown(swept['range'])}, Spearman with trust {_shown(swept['spearman'])}."
+        )
+    stuffed = probes.get("keyword_stuffing", {})
+    if stuffed.get("rows"):
+        lines.append(
+            f"- Keywords piled up without meaning: a flag is proposed in "
+            f"{_shown(stuffed['fire_rate'])} of the turns (as said: "
+            f"{_shown(stuffed['fire_rate_as_said'])}) and fires in "
+            f"{_shown(stuffed['fires_after_gate'])}."
+        )
+    if not lines:
+        return ""
+    return "\n".join(["", "## Shortcuts (the heads without the gate)", "", *lines]) + "\n"

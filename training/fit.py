@@ -131,6 +131,20 @@ def fit_bundle(
     )
 
 
+def frozen_method(corpus: Corpus, features: np.ndarray, args: FitArgs) -> Method:
+    """Return what heads fitted on frozen features say of every row, as `fit_bundle` fits them.
+
+    Args:
+        corpus: labelled turns, divided.
+        features: as `state_features` gives them for these rows.
+        args: seed, layer.
+    """
+    fitted = _choose(features, corpus.labels, corpus.split, args)
+    vectors_BH = layer_features(features, fitted.layer)
+    _, thresholds, probability_BN = _calibrated(fitted, vectors_BH, corpus.labels, corpus.split)
+    return Method(Scores(probability_BN, np.tanh(fitted.delta(vectors_BH))), np.array(thresholds))
+
+
 def corpus_prompts(corpus: Corpus, reader: Reader, languages: Sequence[str]) -> list[EncodedPrompt]:
     """Encode the prompt of every row of a corpus."""
     permitted = [one.permitted for one in corpus.judged]

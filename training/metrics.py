@@ -1,4 +1,7 @@
-"""Figures for flags and deltas. Arrays in, plain numbers out; flags without positives are left out."""
+"""Figures for flags and deltas. Arrays in, plain numbers out; flags without positives are left out.
+
+Where there is nothing to measure a figure is 0.0, never NaN.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,7 @@ def macro_auroc(truth_BN: np.ndarray, score_BN: np.ndarray, use_BN: np.ndarray) 
 
 def brier(truth: np.ndarray, probability: np.ndarray) -> float:
     """Return the mean squared error of probabilities. Source: Brier, 1950."""
-    return _round(np.mean((truth.astype(float) - probability) ** 2))
+    return _round(np.mean((truth.astype(float) - probability) ** 2)) if truth.size else 0.0
 
 
 def pairs_both_right(
@@ -80,7 +83,7 @@ def expected_calibration_error(truth: np.ndarray, probability: np.ndarray, bins:
         for b in range(bins)
         if (index == b).any()
     ]
-    return _round(sum(gaps) / len(truth))
+    return _round(sum(gaps) / max(len(truth), 1))
 
 
 def delta_figures(truth_B2: np.ndarray, delta_B2: np.ndarray) -> dict[str, float]:
@@ -100,13 +103,25 @@ def delta_figures(truth_B2: np.ndarray, delta_B2: np.ndarray) -> dict[str, float
 
 
 def _spearman(truth_B2: np.ndarray, delta_B2: np.ndarray, column: int) -> float:
-    return float(spearmanr(truth_B2[:, column], delta_B2[:, column]).statistic)
+    return spearman(truth_B2[:, column], delta_B2[:, column])
+
+
+def spearman(first_B: np.ndarray, second_B: np.ndarray) -> float:
+    """Return Spearman's rank correlation; 0.0 where one of the two never changes."""
+    if len(first_B) < 2 or np.ptp(first_B) == 0.0 or np.ptp(second_B) == 0.0:
+        return 0.0
+    return float(spearmanr(first_B, second_B).statistic)
 
 
 def per_flag_figures(
-    flags: tuple[str, ...], truth_BN: np.ndarray, score_BN: np.ndarray, fired_BN: np.ndarray
+    flags: tuple[str, ...],
+    truth_BN: np.ndarray,
+    probability_BN: np.ndarray,
+    permitted_BN: np.ndarray,
+    fired_BN: np.ndarray,
 ) -> dict[str, dict[str, Any]]:
-    """Return positives, F1 and AUPRC of each flag."""
+    """Return each flag's positives, F1 and AUPRC; among its permitted rows AUROC, ECE and Brier."""
+    score_BN = probability_BN * permitted_BN
     return {
         flag: {
             "positives": int(truth_BN[:, n].sum()),
@@ -116,8 +131,21 @@ def per_flag_figures(
                 if truth_BN[:, n].any()
                 else None
             ),
+            **_among_permitted(truth_BN[:, n], probability_BN[:, n], permitted_BN[:, n]),
         }
         for n, flag in enumerate(flags)
+    }
+
+
+def _among_permitted(
+    truth_B: np.ndarray, probability_B: np.ndarray, permitted_B: np.ndarray
+) -> dict[str, float | None]:
+    truth, probability = truth_B[permitted_B], probability_B[permitted_B]
+    both = len(set(truth.tolist())) == 2
+    return {
+        "auroc": _round(roc_auc_score(truth, probability)) if both else None,
+        "ece": expected_calibration_error(truth, probability) if truth.size else None,
+        "brier": brier(truth, probability) if truth.size else None,
     }
 
 

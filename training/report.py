@@ -128,7 +128,7 @@ def _per_flag(corpus: Corpus, index: list[int], method: Method) -> Mapping[str, 
     truth_BN, permitted_BN = labels.truth_BN[index], labels.permitted_BN[index]
     probability_BN = method.scores.probability_BN[index]
     fired_BN = method.proposed(index) & permitted_BN
-    return metrics.per_flag_figures(FLAGS, truth_BN, probability_BN * permitted_BN, fired_BN)
+    return metrics.per_flag_figures(FLAGS, truth_BN, probability_BN, permitted_BN, fired_BN)
 
 
 def _by_language(corpus: Corpus, part: str, method: Method) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import numpy as np
 from training.check import NEAR_TWIN
 from training.rows import Row
 
-UNSEEN = ("deep_sea_pilot", "orchard_witch")
+UNSEEN = ("deep_sea_pilot", "mountain_innkeeper", "museum_guard", "orchard_witch")
 
 
 @dataclass(frozen=True)

@@ -302,6 +302,9 @@ def make_bundle(
 ) -> Bundle:
     """Calibrate, choose thresholds on `valid`, measure, and put the bundle together."""
     logits_BN, delta_B2, learnt_BN = _read_parts(model, examples, corpus.split, args)
+    run.mkdir(parents=True, exist_ok=True)
+    # For whoever wants to try another calibration or rule: reading the rows takes minutes.
+    np.savez(run / "readings.npz", logits=logits_BN, delta=delta_B2, threshold=learnt_BN)
     valid, labels = list(corpus.split.valid), corpus.labels
     truth_BN, use_BN = labels.truth_BN[valid], labels.permitted_BN[valid]
     platts = calibrate(logits_BN[valid], truth_BN, use_BN)

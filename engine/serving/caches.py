@@ -95,26 +95,27 @@ class RowCache:
 
 
 class BatchCache:
-    """Keys and values of up to `slots` sequences, (layers, 2, slots, kv heads, room, head width).
+    """Keys and values of many sequences: a layer each, (2, slots, kv heads, room, head width).
 
     Sequences fill the slots from the first on; where one leaves, the last moves into its place. Slots
-    and room grow as they are needed and are given back when nobody is there.
+    and room grow as they are needed, and all is given back when nobody is there. Layers are held apart,
+    so that growing needs one layer's memory twice and not the whole of it.
 
     Args:
         shape: of the model.
         dtype, device: of the model.
     """
 
-    _STEP = 64
+    _STEP = 32
 
     def __init__(
         self, shape: Shape, dtype: torch.dtype, device: torch.device | str = "cpu"
     ) -> None:
         self.shape = shape
         self._dtype, self._device = dtype, device
-        self._data = self._empty(0, 0)
+        self._layers: list[torch.Tensor] = []
+        self._slots = self._room = 0
         self.lengths: list[int] = []
-        self._rooms: list[int] = []
         self._places: torch.Tensor | None = None
         self._mask: torch.Tensor | None = None
         self._longest = 0
@@ -125,20 +126,7 @@ class BatchCache:
     @property
     def bytes(self) -> int:
         """Bytes that it occupies."""
-        return self._data.numel() * self._data.element_size()
-
-    def _empty(self, slots: int, room: int) -> torch.Tensor:
-        shape = self.shape
-        return torch.zeros(
-            shape.layers,
-            2,
-            slots,
-            shape.kv_heads,
-            room,
-            shape.head_dim,
-            dtype=self._dtype,
-            device=self._device,
-        )
+        return sum(layer.numel() * layer.element_size() for layer in self._layers)
 
     def join(self, row: RowCache, room: int) -> int:
         """Take a sequence in; return its slot.
@@ -149,9 +137,9 @@ class BatchCache:
         """
         slot = len(self.lengths)
         self._grow(slot + 1, max(room, row.length))
-        self._data[:, :, slot, :, : row.length].copy_(row.data[:, :, :, : row.length])
+        for layer, held in zip(self._layers, row.data, strict=True):
+            layer[:, slot, :, : row.length].copy_(held[:, :, : row.length])
         self.lengths.append(row.length)
-        self._rooms.append(room)
         return slot
 
     def leave(self, slot: int) -> int:
@@ -159,27 +147,33 @@ class BatchCache:
         last = len(self.lengths) - 1
         if slot != last:
             held = self.lengths[last]
-            self._data[:, :, slot, :, :held].copy_(self._data[:, :, last, :, :held])
-            self.lengths[slot], self._rooms[slot] = self.lengths[last], self._rooms[last]
+            for layer in self._layers:
+                layer[:, slot, :, :held].copy_(layer[:, last, :, :held])
+            self.lengths[slot] = held
         self.lengths.pop()
-        self._rooms.pop()
         if not self.lengths:
-            self._data = self._empty(0, 0)
+            self._layers, self._slots, self._room = [], 0, 0
         return last
 
     def _grow(self, slots: int, room: int) -> None:
-        held_slots, held_room = self._data.shape[2], self._data.shape[4]
-        if slots <= held_slots and room <= held_room:
+        if slots <= self._slots and room <= self._room:
             return
-        # A quarter more slots at a time: few copies, little waste.
-        wanted = held_slots if slots <= held_slots else max(slots, held_slots + held_slots // 4)
-        longer = held_room if room <= held_room else -(-room // self._STEP) * self._STEP
-        fresh = self._empty(wanted, longer)
-        count = len(self.lengths)
-        if count:
-            most = max(self.lengths)
-            fresh[:, :, :count, :, :most].copy_(self._data[:, :, :count, :, :most])
-        self._data = fresh
+        if slots > self._slots:  # an eighth more at a time: few copies, little waste
+            self._slots = max(slots, self._slots + self._slots // 8)
+        if room > self._room:
+            self._room = -(-room // self._STEP) * self._STEP
+        count, most = len(self.lengths), max(self.lengths, default=0)
+        shape = (2, self._slots, self.shape.kv_heads, self._room, self.shape.head_dim)
+        former = self._layers or [None] * self.shape.layers
+        self._layers = []
+        for index in range(self.shape.layers):
+            # Zeros, for what lies behind a sequence's end is masked, but multiplied all the same.
+            fresh = torch.zeros(shape, dtype=self._dtype, device=self._device)
+            old = former[index]
+            if old is not None:
+                fresh[:, :count, :, :most].copy_(old[:, :count, :, :most])
+            former[index] = None
+            self._layers.append(fresh)
 
     def begin(self) -> torch.Tensor:
         """Prepare for one id of each sequence; return their positions, (sequences,)."""
@@ -201,7 +195,7 @@ class BatchCache:
     ) -> torch.Tensor:
         """See `Attention`: row n is the next id of the sequence in slot n."""
         count, shape = query_NHD.shape[0], self.shape
-        keys, values = self._data[layer, 0, :count], self._data[layer, 1, :count]
+        keys, values = self._layers[layer][0, :count], self._layers[layer][1, :count]
         if self._mask is None:  # all of one length: one write each
             at = self._longest - 1
             keys[:, :, at].copy_(key_NHD)
