@@ -89,6 +89,9 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="go on from the run's last checkpoint"
     )
+    parser.add_argument(
+        "--finish", action="store_true", help="train no further: a bundle from the run's best epoch"
+    )
     parser.add_argument("--epochs", type=float, default=usual.epochs)
     parser.add_argument(
         "--minutes", type=float, default=0.0, help="of training at most; 0: no limit"
@@ -225,6 +228,7 @@ def _train(options: argparse.Namespace) -> int:
         scaling=Scaling.of(layer_features(features, options.layer)[list(corpus.split.train)]),
         frozen=frozen.info.metrics,
         resume=options.resume,
+        finish=options.finish,
         report_to=options.log,
     )
     save_bundle(bundle, options.out)

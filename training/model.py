@@ -196,6 +196,11 @@ class MultiHeadModel(nn.Module):
             rows: torch.Tensor = embedding(ids)
         return rows.detach().float().cpu()
 
+    def merge(self) -> None:
+        """Add the adapter into the base's weights, for reading; in 4-bit it stays beside them."""
+        if not getattr(self.peft.base_model.model, "is_loaded_in_4bit", False):
+            self.peft.merge_adapter()
+
     def save_adapter(self, folder: Path) -> None:
         """Write the LoRA adapter alone in PEFT's format, fp16; marker rows have a file of their own."""
         folder.mkdir(parents=True, exist_ok=True)

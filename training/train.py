@@ -24,7 +24,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from engine.prompt import PromptEncoder, choose_marker_ids
 from engine.schema import FLAGS
-from heads.bundle import Bundle, BundleInfo
+from heads.bundle import Bundle, BundleError, BundleInfo
 from heads.modules import StateHeads
 from heads.spec import HeadSpec
 from training.baselines import Scores
@@ -105,6 +105,7 @@ def train_bundle(
     scaling: Scaling | None = None,
     frozen: Mapping[str, Any] | None = None,
     resume: bool = False,
+    finish: bool = False,
     report_to: str = "none",
 ) -> Bundle:
     """Train adapter and heads on a corpus and return the bundle; its adapter lies in `run`.
@@ -118,10 +119,12 @@ def train_bundle(
         scaling: of those features; None: as they are.
         frozen: figures of those heads, which go into the report as a baseline.
         resume: go on from the last checkpoint in `run`, if there is one.
+        finish: train no further; make the bundle from the best epoch that `run` holds.
         report_to: "tensorboard", "trackio" or "none".
 
     Raises:
         ValueError: `heads` reads another layer than `args.layer`.
+        BundleError: there is no epoch to finish with.
     """
     set_seed(args.seed)
     markers = choose_marker_ids(base.tokenizer, base.model.get_input_embeddings().weight.shape[0])
@@ -149,13 +152,18 @@ def train_bundle(
         checkpointing=args.checkpointing,
     )
     watch = ValidWatch(run, model, lambda: _valid_figures(model, examples, corpus, args))
-    trainer = _trainer(model, learnt, args, run, report_to, watch)
-    last = get_last_checkpoint(str(run)) if resume and run.is_dir() else None
-    if last is None:
-        watch.clear()
-    trainer.train(resume_from_checkpoint=last)
-    steps = watch.restore_best() or trainer.state.global_step
-    logger.info("best on valid: step %d of %d", steps, trainer.state.global_step)
+    done = 0
+    if not finish:
+        trainer = _trainer(model, learnt, args, run, report_to, watch)
+        last = get_last_checkpoint(str(run)) if resume and run.is_dir() else None
+        if last is None:
+            watch.clear()
+        trainer.train(resume_from_checkpoint=last)
+        done = trainer.state.global_step
+    steps = watch.restore_best() or done
+    if not steps:
+        raise BundleError(f"{run} holds no finished epoch; train on with --resume")
+    logger.info("best on valid: step %d", steps)
     return make_bundle(
         model, examples, corpus, base, args, run, steps=steps, frozen=frozen, watched=watch.figures
     )
@@ -301,6 +309,9 @@ def make_bundle(
     watched: Mapping[str, Any] | None = None,
 ) -> Bundle:
     """Calibrate, choose thresholds on `valid`, measure, and put the bundle together."""
+    adapter = run / "adapter"
+    model.save_adapter(adapter)
+    model.merge()  # as it is served: what is calibrated must be what is read there
     logits_BN, delta_B2, learnt_BN = _read_parts(model, examples, corpus.split, args)
     run.mkdir(parents=True, exist_ok=True)
     # For whoever wants to try another calibration or rule: reading the rows takes minutes.
@@ -326,8 +337,6 @@ def make_bundle(
         figures["baselines"]["frozen"] = {part: frozen[part] for part in PARTS}
     figures["thresholds_on_valid"] = on_valid
     figures["valid_by_step"] = dict(watched or {})
-    adapter = run / "adapter"
-    model.save_adapter(adapter)
     info = BundleInfo(
         name=args.name,
         spec=model.spec,

@@ -116,7 +116,7 @@ class BatchCache:
         self._layers: list[torch.Tensor] = []
         self._slots = self._room = 0
         self.lengths: list[int] = []
-        self._places: torch.Tensor | None = None
+        self._places = torch.zeros(0, dtype=torch.long, device=device)
         self._mask: torch.Tensor | None = None
         self._longest = 0
 
@@ -164,7 +164,7 @@ class BatchCache:
             self._room = -(-room // self._STEP) * self._STEP
         count, most = len(self.lengths), max(self.lengths, default=0)
         shape = (2, self._slots, self.shape.kv_heads, self._room, self.shape.head_dim)
-        former = self._layers or [None] * self.shape.layers
+        former: list[torch.Tensor | None] = [*self._layers] or [None] * self.shape.layers
         self._layers = []
         for index in range(self.shape.layers):
             # Zeros, for what lies behind a sequence's end is masked, but multiplied all the same.

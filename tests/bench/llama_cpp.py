@@ -50,20 +50,21 @@ class LlamaCpp:
         server: object that keeps the server alive; its `listening_address` is asked.
         tokenizer: of the same model, for the cue and the grammar.
         workload: the prompts.
+        client: asks the server; None: one of its own.
     """
 
     every_player_starts_cold = True
 
-    def __init__(self, server: Any, tokenizer: Any, workload: Workload) -> None:
+    def __init__(
+        self, server: Any, tokenizer: Any, workload: Workload, client: httpx.Client | None = None
+    ) -> None:
         self._server = server
         self._url = f"{server.listening_address}/completion"
         self._workload = workload
         self._cue = encode(tokenizer, _CUE)
         self._grammar = state_grammar(tokenizer)
         self._json_tokens: list[int] = []
-        # A connection for each request: the server closes those that were idle for a while.
-        fresh = httpx.Limits(max_keepalive_connections=0)
-        self._client = httpx.Client(timeout=None, limits=fresh, verify=False, trust_env=False)
+        self._client = client or make_client()
 
     def take(self, turn: Turn) -> Times | None:
         """See `Contestant`."""
@@ -107,6 +108,12 @@ class LlamaCpp:
         """See `Contestant`."""
         self._client.close()
         self._server = None
+
+
+def make_client() -> httpx.Client:
+    """Return a client that opens a connection for each request, as the server closes idle ones."""
+    fresh = httpx.Limits(max_keepalive_connections=0)
+    return httpx.Client(timeout=None, limits=fresh, trust_env=False)
 
 
 def read_stream(lines: Iterator[str], began: float) -> Answer:
