@@ -203,8 +203,8 @@ def test_greedy_line_equals_a_second_pass_over_everything(monkeypatch, kind, see
         attention_mask=torch.ones_like(whole),
         do_sample=False,
         max_new_tokens=GREEDY.max_new_tokens,
-        suppress_tokens=model._suppressed,
-        eos_token_id=sorted(model._stop_ids),
+        suppress_tokens=model.suppressed,
+        eos_token_id=sorted(model.stop_ids),
         pad_token_id=tokenizer.pad_token_id,
     )
     expected = reference[0, whole.shape[1] :].tolist()
@@ -231,7 +231,7 @@ def test_embedded_base_reads_and_writes_the_same_in_one_pass(one_thread, monkeyp
     state_H = full.hidden_states[-1][0, job.ids.index(model.encoder.state_id)]
     torch.testing.assert_close(model.prefill(job.ids).hidden_H, state_H, atol=2e-3, rtol=1e-3)
     logits_V = full.logits[0, -1].clone()
-    logits_V[model._suppressed] = float("-inf")
+    logits_V[model.suppressed] = float("-inf")
     assert int(logits_V.argmax()) == watch.chosen[0]
 
 
@@ -260,8 +260,8 @@ def test_markers_and_control_tokens_are_never_written(tiny, monkeypatch, kind):
     for seed in range(6):
         seen.update(tokens_of(model, monkeypatch, seed=seed, temperature=2.0, max_new_tokens=60))
     assert len(seen) > 30
-    assert not seen & set(model._suppressed)
-    assert set(model.bundle.info.markers.values()) <= set(model._suppressed)
+    assert not seen & set(model.suppressed)
+    assert set(model.bundle.info.markers.values()) <= set(model.suppressed)
 
 
 def test_markers_that_the_model_wants_most_are_not_written(monkeypatch):
@@ -288,8 +288,8 @@ def test_every_end_token_of_a_base_stops():
     base, tokenizer = tiny_model("qwen2")
     base.generation_config.eos_token_id = [5, 6]
     model = language_model(base, tokenizer, tiny_bundle(base, tokenizer))
-    assert model._stop_ids == {5, 6, tokenizer.convert_tokens_to_ids("<|im_end|>")}
-    assert not model._stop_ids & set(model._suppressed)
+    assert model.stop_ids == {5, 6, tokenizer.convert_tokens_to_ids("<|im_end|>")}
+    assert not model.stop_ids & set(model.suppressed)
 
 
 def test_line_break_ends_the_line(monkeypatch):
