@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +37,7 @@ from tests.bench.original import Original
 from tests.bench.ours import Ours, make_endless, make_ours
 from tests.bench.plot import draw
 from tests.bench.report import render
-from tests.bench.run import Options, parse_storages, run_cells
+from tests.bench.run import Options, parse_storages, run_cells, warn_of_load
 from tests.bench.workload import Lengths, Workload, check_lengths, make_workload
 from tests.fakes import tiny_language_model, tiny_tokenizer
 
@@ -490,8 +491,11 @@ def test_a_cell_measures_its_contestant(workload, monkeypatch):
     assert found["turn_ms"]["p50"] == pytest.approx(40)
     assert (found["turns"], found["note"]) == (4, 1)
     assert one.closed
+
+
+def test_an_unknown_contestant_is_refused(workload):
     with pytest.raises(ValueError, match="nobody"):
-        monkeypatch.undo() or run_cell(Cell("nobody"), workload)
+        run_cell(Cell("nobody"), workload)
 
 
 def test_any_host_can_be_measured(model, workload):
@@ -546,6 +550,16 @@ def test_without_xllamacpp_the_rest_is_measured(tmp_path, workload, monkeypatch,
     assert command.main(["--quick", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert set(result["players"]["4"]) == {"ours", "original"}
+
+
+def test_a_busy_machine_is_told(monkeypatch):
+    remarks: list[str] = []
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.1, 9.0, 9.0), raising=False)
+    warn_of_load(remarks)
+    assert remarks == []
+    monkeypatch.setattr(os, "getloadavg", lambda: (2.0, 0.0, 0.0), raising=False)
+    warn_of_load(remarks)
+    assert "load 2.0" in remarks[0]
 
 
 def test_the_figures_can_be_drawn(tmp_path, workload):

@@ -47,4 +47,6 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
             axis.set_xticks(counts, [str(count) for count in counts], minor=False)
     axes[0].legend()
     path.parent.mkdir(parents=True, exist_ok=True)
+    for axis in axes:
+        axis.margins(0.15)  # also gives a single point some room
     figure.savefig(path, dpi=120)

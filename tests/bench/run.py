@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ logger = logging.getLogger("bench")
 
 RunCell = Callable[[Cell, Workload], dict[str, Any]]
 _PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
+_BUSY = 0.5  # processes that wait for a processor before we begin
 _FORMS: tuple[Storage, ...] = ("whole", "int8", "int4")
 
 
@@ -62,6 +64,7 @@ def run_bench(options: Options, remarks: list[str]) -> dict[str, Any]:
     Raises:
         WeightsError: the base or its GGUF file cannot be had.
     """
+    warn_of_load(remarks)
     lengths = Lengths()
     encoder = prompt_encoder()
     workload = make_workload(encoder, max(options.players), options.rounds + 1, lengths)
@@ -82,6 +85,17 @@ def run_bench(options: Options, remarks: list[str]) -> dict[str, Any]:
         gguf=str(gguf or ""),
     )
     return run_cells(options, cell, workload, lengths, remarks, run_in_child)
+
+
+def warn_of_load(remarks: list[str]) -> None:
+    """Add a remark where others use the machine: threads that wait for each other suffer unevenly."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if load > _BUSY:
+        remarks.append(
+            f"the machine was busy before the bench began (load {load:.1f}): the figures are not to "
+            "be trusted"
+        )
+        logger.warning("%s", remarks[-1])
 
 
 def run_cells(
