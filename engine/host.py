@@ -111,8 +111,8 @@ class Host(Protocol):
     def load(self) -> dict[str, Any]:
         """How much is going on, for `/status`."""
 
-    def close(self) -> None:
-        """Take no further jobs."""
+    def close(self, wait_s: float = 0.0) -> None:
+        """Take no further jobs; wait so long for those inside."""
 
 
 class ModelHost:
@@ -148,7 +148,7 @@ class ModelHost:
         """How much is going on, for `/status`."""
         return {"inside": self._gate.waiting}
 
-    def close(self) -> None:
+    def close(self, wait_s: float = 0.0) -> None:
         """Nothing is held between two jobs."""
 
 

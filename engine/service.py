@@ -281,7 +281,8 @@ class EngineService:
     def close(self) -> None:
         """Let go of files and databases; nothing can be asked afterwards."""
         if self._engine is not None:
-            self._engine.parts.host.close()
+            # A thread that is still in the model's code when the process ends takes it down hard.
+            self._engine.parts.host.close(wait_s=5.0)
         self._engine = None
         self._reason = NotReady("the engine was closed; start the program again")
         if self._knowledge is not None:

@@ -259,6 +259,12 @@ def test_half_a_state_is_none(text):
         check_state(text)
 
 
+def test_a_server_that_keeps_a_connection_alive_says_nothing():
+    lines = [": ", "", 'data: {"content": " Hello", "tokens": [7]}', ":"]
+    answer = read_stream(iter(lines), 0.0)
+    assert (answer.ids, answer.text) == ((7,), " Hello")
+
+
 def test_what_the_server_complains_of_is_told():
     for lines in (['{"error": "slot"}'], ['data: {"error": {"message": "slot"}}']):
         with pytest.raises(RuntimeError, match="slot"):

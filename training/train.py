@@ -33,18 +33,20 @@ from training.collate import collate
 from training.corpus import Corpus
 from training.dataset import Example, encode_example, make_packs
 from training.fit import data_digest, heads_worth
-from training.fit_heads import Scaling, apply_platt, calibrate, choose_thresholds
+from training.fit_heads import Scaling, apply_platt, calibrate, choose_thresholds, fit_delta
 from training.losses import LossWeights
 from training.metrics import delta_figures, f1_scores, macro_auprc
 from training.model import LoraArgs, MultiHeadModel, positive_weights
 from training.report import PARTS, Method, report
 from training.rubric import ACTS
 from training.scaled import ScaledHeads
-from training.split import Split
 from training.trainer import MultiHeadTrainer, TimeBudget
 from training.watch import ValidWatch
 
 logger = logging.getLogger(__name__)
+
+# Strengths of the ridges that the trained delta head is held against.
+_RIDGES = (0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01)
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,8 @@ def _valid_figures(
     valid = corpus.split.valid
     if not valid:
         return {"worth": 0.0}
-    logits_BN, delta_B2, _ = read_examples(model, [examples[at] for at in valid], args)
+    read = read_examples(model, [examples[at] for at in valid], args)
+    logits_BN, delta_B2 = read.logits_BN, read.delta_B2
     gated_BN = np.where(corpus.labels.permitted_BN[list(valid)], logits_BN, -1e3)
     delta = delta_figures(corpus.labels.delta_B2[list(valid)], delta_B2)
     return {
@@ -253,15 +256,24 @@ def _trainer(
     )
 
 
-def read_examples(
-    model: MultiHeadModel, examples: Sequence[Example], args: TrainArgs
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Read every example; return flag logits (B, N), deltas (B, 2) and thresholds (B, N)."""
+@dataclass(frozen=True)
+class Read:
+    """What the heads read for B examples, and the states that they read it from."""
+
+    logits_BN: np.ndarray
+    delta_B2: np.ndarray
+    threshold_BN: np.ndarray
+    state_BH: np.ndarray
+
+
+def read_examples(model: MultiHeadModel, examples: Sequence[Example], args: TrainArgs) -> Read:
+    """Read every example."""
     device = next(model.heads.parameters()).device
     place = {id(one): index for index, one in enumerate(examples)}
     count = len(FLAGS)
     logits, thresholds = np.zeros((len(examples), count)), np.zeros((len(examples), count))
     deltas = np.zeros((len(examples), 2))
+    states = np.zeros((len(examples), model.spec.hidden_size), dtype=np.float32)
     packs = make_packs(
         examples, max_tokens=args.pack_tokens, max_examples=args.pack_rows, seed=args.seed
     )
@@ -275,25 +287,45 @@ def read_examples(
     for pack in tqdm(packs, desc="reading rows", unit="pack"):
         inputs = {name: tensor.to(device) for name, tensor in collate([pack]).items()}
         with mixed:
-            outputs, _ = model.read(**inputs)
+            outputs, state_KH = model.read(**inputs)
         at = [place[id(one)] for one in pack.examples]
         logits[at] = outputs.flag_logits_BN.float().cpu().numpy()
         deltas[at] = outputs.delta_B2.float().cpu().numpy()
         thresholds[at] = outputs.threshold_BN.float().cpu().numpy()
-    return logits, deltas, thresholds
+        states[at] = state_KH.cpu().numpy()
+    return Read(logits, deltas, thresholds, states)
 
 
-def _read_parts(
-    model: MultiHeadModel, examples: Sequence[Example], split: Split, args: TrainArgs
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Read what is chosen by or reported; the training part's rows stay zero: nothing looks at them."""
-    index = [*split.valid, *split.test, *split.unseen]
-    full = []
-    for values in read_examples(model, [examples[at] for at in index], args):
-        rows = np.zeros((len(examples), values.shape[1]))
-        rows[index] = values
-        full.append(rows)
-    return full[0], full[1], full[2]
+def choose_delta(
+    read: Read, corpus: Corpus, heads: StateHeads
+) -> tuple[StateHeads, np.ndarray, dict[str, float]]:
+    """Return heads whose delta serves `valid` best, its deltas (B, 2), and what each one reached.
+
+    Candidates are the head that was trained along and ridges on what the adapter made of the same rows:
+    a thousand deltas are few for steps of gradient, and a ridge takes the best of them at once.
+    """
+    train, valid, truth_B2 = (
+        list(corpus.split.train),
+        list(corpus.split.valid),
+        corpus.labels.delta_B2,
+    )
+    found: dict[str, np.ndarray] = {"trained": read.delta_B2}
+    maps = {f"ridge {one:g}": one for one in _RIDGES}
+    fits = {
+        name: fit_delta(read.state_BH[train], truth_B2[train], strength)
+        for name, strength in maps.items()
+    }
+    found |= {name: np.tanh(fit(read.state_BH)) for name, fit in fits.items()}
+    reached = {
+        name: float(delta_figures(truth_B2[valid], one[valid])["delta_spearman"])
+        for name, one in found.items()
+    }
+    best = max(reached, key=lambda name: reached[name])
+    if best in fits:
+        with torch.no_grad():
+            heads.delta.weight.copy_(torch.from_numpy(fits[best].weight_NH))
+            heads.delta.bias.copy_(torch.from_numpy(fits[best].bias_N))
+    return heads, found[best], {**reached, "best": reached[best]}
 
 
 def make_bundle(
@@ -312,7 +344,9 @@ def make_bundle(
     adapter = run / "adapter"
     model.save_adapter(adapter)
     model.merge()  # as it is served: what is calibrated must be what is read there
-    logits_BN, delta_B2, learnt_BN = _read_parts(model, examples, corpus.split, args)
+    read = read_examples(model, examples, args)
+    logits_BN, learnt_BN = read.logits_BN, read.threshold_BN
+    heads, delta_B2, deltas_on_valid = choose_delta(read, corpus, model.heads.fold())
     run.mkdir(parents=True, exist_ok=True)
     # For whoever wants to try another calibration or rule: reading the rows takes minutes.
     np.savez(run / "readings.npz", logits=logits_BN, delta=delta_B2, threshold=learnt_BN)
@@ -336,6 +370,7 @@ def make_bundle(
     if frozen:
         figures["baselines"]["frozen"] = {part: frozen[part] for part in PARTS}
     figures["thresholds_on_valid"] = on_valid
+    figures["delta_on_valid"] = deltas_on_valid
     figures["valid_by_step"] = dict(watched or {})
     info = BundleInfo(
         name=args.name,
@@ -358,7 +393,7 @@ def make_bundle(
     )
     return Bundle(
         info=info,
-        heads=model.heads.fold(),
+        heads=heads,
         marker_rows_MH=model.marker_rows(),
         adapter=adapter,
         card=render_card(info, adapter=True),

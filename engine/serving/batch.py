@@ -155,11 +155,17 @@ class BatchHost:
             self._changed.notify()
         return turn
 
-    def close(self) -> None:
-        """Take no further jobs; those inside are served to their end."""
+    def close(self, wait_s: float = 0.0) -> None:
+        """Take no further jobs; those inside are served to their end.
+
+        Args:
+            wait_s: seconds to wait for that end, at most.
+        """
         with self._changed:
             self._closed = True
             self._changed.notify()
+        if wait_s:
+            self._thread.join(timeout=wait_s)
 
     @property
     def load(self) -> dict[str, Any]:

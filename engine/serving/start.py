@@ -13,7 +13,7 @@ from engine.host import Host, ModelHost
 from engine.model import LanguageModel
 from engine.serving.batch import BatchHost, BatchLimits
 from engine.serving.lean import LeanDecoder, why_not_lean
-from engine.serving.tuning import choose_storages
+from engine.serving.tuning import FORMS, choose_storages
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,10 @@ def make_host(
         logger.info("one turn at a time%s", f": {reason}" if reason else "")
         return ModelHost(model, queue_limit)
     decoder = LeanDecoder(model.model, model.encoder.max_tokens + _REPLY_ROOM)
-    storages = choose_storages(decoder, weights, most=batch, remembered=tuning)
+    # The embedded base comes from four-bit weights, so four bits hold it all but exactly; a merged
+    # adapter moves each weight by less than such a step, and would be rounded away.
+    forms = FORMS if model.bundle.adapter is None else FORMS[:2]
+    storages = choose_storages(decoder, weights, most=batch, forms=forms, remembered=tuning)
     logger.info("up to %d lines together, decoded with %s", batch, storages)
     limits = BatchLimits(queue=queue_limit, batch=batch, cache_bytes=prefix_cache_mb * 2**20)
     return BatchHost(model, decoder, limits, storages)

@@ -35,7 +35,12 @@ _HOPELESS = 1.6
 
 
 def choose_storages(
-    decoder: LeanDecoder, wanted: str = "auto", *, most: int = 32, remembered: Path | None = None
+    decoder: LeanDecoder,
+    wanted: str = "auto",
+    *,
+    most: int = 32,
+    forms: Sequence[Storage] = FORMS,
+    remembered: Path | None = None,
 ) -> Storages:
     """Return (most lines, form) pairs, ascending, and hold exactly the forms that they name.
 
@@ -43,6 +48,7 @@ def choose_storages(
         decoder: whose steps are measured.
         wanted: a form for all sizes, or "auto".
         most: lines that are ever decoded together.
+        forms: to choose among, "whole" one of them.
         remembered: file of earlier choices on this machine, read and written.
 
     Raises:
@@ -56,8 +62,8 @@ def choose_storages(
         return ((0, form),)
     if decoder.dtype is not torch.bfloat16 or decoder.device.type != "cpu":
         return ((0, "whole"),)
-    key = _key(decoder, most)
-    chosen = _recall(remembered, key) or _measured_or_whole(decoder, most)
+    key = _key(decoder, most, forms)
+    chosen = _recall(remembered, key) or _measured_or_whole(decoder, most, forms)
     _remember(remembered, key, chosen)
     for _, form in chosen:
         decoder.hold(form)
@@ -65,19 +71,19 @@ def choose_storages(
     return chosen
 
 
-def _measured_or_whole(decoder: LeanDecoder, most: int) -> Storages:
+def _measured_or_whole(decoder: LeanDecoder, most: int, forms: Sequence[Storage]) -> Storages:
     try:
-        return _measured(decoder, most)
+        return _measured(decoder, most, forms)
     except (RuntimeError, ValueError) as exc:  # a processor without these kernels
         logger.info("int8 and int4 are not to be had here: %s", exc)
         return ((0, "whole"),)
 
 
-def _measured(decoder: LeanDecoder, most: int) -> Storages:
+def _measured(decoder: LeanDecoder, most: int, forms: Sequence[Storage]) -> Storages:
     sizes = [size for size in (1, 2, 4, 8, 16, 32, 64) if size < most] + [most]
-    for form in FORMS:
+    for form in forms:
         decoder.hold(form)
-    left, pairs = list(FORMS), list[tuple[int, Storage]]()
+    left, pairs = list(forms), list[tuple[int, Storage]]()
     for size in sizes:
         times = {form: step_seconds(decoder, size, form) for form in left}
         fastest = min(times, key=lambda form: times[form])
@@ -87,7 +93,10 @@ def _measured(decoder: LeanDecoder, most: int) -> Storages:
         shown = ", ".join(f"{form} {1e3 * value:.0f} ms" for form, value in times.items())
         logger.info("%d lines a step: %s", size, shown)
         pairs.append((size, fastest))
-        left = [form for form in left if times[form] < _HOPELESS * times[fastest]]
+        # Whole weights gain on the others with every line more.
+        left = [
+            form for form in left if form == "whole" or times[form] < _HOPELESS * times[fastest]
+        ]
     return joined(pairs)
 
 
@@ -122,7 +131,7 @@ def step_seconds(decoder: LeanDecoder, lines: int, form: Storage) -> float:
     return best
 
 
-def _key(decoder: LeanDecoder, most: int) -> str:
+def _key(decoder: LeanDecoder, most: int, forms: Sequence[Storage]) -> str:
     shape = decoder.shape
     return "/".join(
         str(part)
@@ -135,6 +144,7 @@ def _key(decoder: LeanDecoder, most: int) -> str:
             decoder.hidden_size,
             decoder.vocabulary,
             most,
+            "+".join(forms),
         )
     )
 

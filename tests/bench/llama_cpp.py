@@ -129,7 +129,7 @@ def read_stream(lines: Iterator[str], began: float) -> Answer:
     ids: list[int] = []
     text, first = "", 0.0
     for line in lines:
-        if not line:
+        if not line or line.startswith(":"):  # a comment keeps a waiting connection alive
             continue
         if not line.startswith("data: "):
             raise RuntimeError(f"llama.cpp complains: {line}")
