@@ -15,6 +15,7 @@ import atexit
 import functools
 import logging
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -91,12 +92,18 @@ def endless_lines(url: str) -> Iterator[None]:
 @functools.cache
 def served() -> str:
     """Return the address of an app with turns ready, the same for all tests of this run."""
-    folder = tempfile.TemporaryDirectory(prefix="persona-chat-test-", ignore_cleanup_errors=True)
-    drag = Path(folder.name) / "drag"
-    process, url = start(Path(folder.name), "--slow", "0.01", "--drag", str(drag))
+    folder = Path(tempfile.mkdtemp(prefix="persona-chat-test-"))
+    drag = folder / "drag"
+    process, url = start(folder, "--slow", "0.01", "--drag", str(drag))
     _DRAGS[url] = drag
-    atexit.register(folder.cleanup)
-    atexit.register(stop, process)
+    owner = os.getpid()
+
+    def clean_up() -> None:
+        if os.getpid() == owner:  # a forked child that ends must not take the app down with it
+            stop(process)
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(clean_up)
     wait_ready(url)
     return url
 
