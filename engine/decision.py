@@ -6,7 +6,7 @@ Knows nothing of models, files or storage: the same values in give the same deci
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from engine.npc import DeltaPolicy, Range
 from engine.schema import Delta, FlagDetail, round3
@@ -14,12 +14,25 @@ from engine.schema import Delta, FlagDetail, round3
 
 @dataclass(frozen=True)
 class Reading:
-    """What the heads read at <STATE>: delta in -1..1, calibrated probability and threshold a flag."""
+    """What the heads read at <STATE>: delta in -1..1, calibrated probability and threshold a flag.
+
+    `acts` are the probabilities of the ways in which the player may treat the NPC (none where the
+    bundle knows none), `bad_faith` how probable it is that the player deceives, and `bad_faith_limit`
+    from where on that counts.
+    """
 
     trust: float
     relationship: float
     probabilities: Mapping[str, float]
     thresholds: Mapping[str, float]
+    acts: Mapping[str, float] = field(default_factory=dict)
+    bad_faith: float = 0.0
+    bad_faith_limit: float = 1.0
+
+    @property
+    def deceives(self) -> bool:
+        """Whether the player seems to deceive."""
+        return bool(self.acts) and round3(self.bad_faith) >= round3(self.bad_faith_limit)
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,7 @@ class Rules:
         standing: trust and relationship before the turn.
         spent: sum of the deltas granted so far in this stage.
         repeats: how often the player has said the same before.
+        even_in_bad_faith: flags that fire though the player seems to deceive.
     """
 
     verdicts: Mapping[str, Verdict]
@@ -49,6 +63,7 @@ class Rules:
     standing: Delta
     spent: Delta
     repeats: int = 0
+    even_in_bad_faith: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -58,6 +73,7 @@ class Decision:
     delta: Delta
     flags: Mapping[str, bool]
     details: Mapping[str, FlagDetail]
+    acts: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def fired(self) -> tuple[str, ...]:
@@ -76,6 +92,7 @@ def decide(reading: Reading, rules: Rules) -> Decision:
         delta=delta,
         flags={flag: detail.fired for flag, detail in details.items()},
         details=details,
+        acts=reading.acts,
     )
 
 
@@ -88,11 +105,17 @@ def _flag_detail(flag: str, reading: Reading, rules: Rules) -> FlagDetail:
     reason = verdict.reason if not verdict.permitted else None
     if verdict.permitted and not reached:
         reason = f"the model reads {probability:g}, below the threshold {threshold:g}"
+    barred = reading.deceives and flag not in rules.even_in_bad_faith
+    if verdict.permitted and reached and barred:
+        reason = (
+            f"the player seems to act in bad faith ({round3(reading.bad_faith):g}, "
+            f"limit {round3(reading.bad_faith_limit):g})"
+        )
     return FlagDetail(
         probability=probability,
         threshold=threshold,
         permitted=verdict.permitted,
-        fired=verdict.permitted and reached,
+        fired=verdict.permitted and reached and not barred,
         reason=reason,
     )
 

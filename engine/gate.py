@@ -116,6 +116,12 @@ def _nearest(utterance: str, sentences: Sequence[str], encoder: TextEncoder) -> 
     return round(float((vectors[1:] @ vectors[0]).max()), 3)
 
 
+def open_in_bad_faith(npc: NPC, stage: str) -> frozenset[str]:
+    """Return the flags of `stage` that fire even for a player who seems to deceive."""
+    rules = npc.stage(stage).flags.items()
+    return frozenset(flag for flag, rule in rules if rule.even_in_bad_faith)
+
+
 def overrides(npc: NPC, stage: str) -> Mapping[str, float]:
     """Return the thresholds that the NPC file sets at `stage`, by flag."""
     rules = npc.stage(stage).flags.items()

@@ -37,7 +37,8 @@ class Job:
 
     `prefix` counts the leading ids that the NPC's stage shares with other prompts, and `session` names
     whose prompt it is: what may be kept for the next one. `write` is False where only the heads are
-    wanted. All values can be pickled.
+    wanted. `meaning` is the utterance's sentence vector, where the model's heads read one. All values
+    can be pickled.
     """
 
     ids: tuple[int, ...]
@@ -47,6 +48,7 @@ class Job:
     write: bool = True
     prefix: int = 0
     session: str = ""
+    meaning: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ class ModelHost:
 def run_job(model: LanguageModel, job: Job) -> Iterator[Event]:
     """Do the work of `ModelHost.run` on `model`, in this thread."""
     started = time.perf_counter()
-    prefill = model.prefill(job.ids)
+    prefill = model.prefill(job.ids, job.meaning)
     decision = decide(prefill.reading, job.plan.rules) if job.plan else None
     yield StateKnown(prefill.reading, decision, ms_since(started))
     if not job.write:

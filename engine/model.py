@@ -170,8 +170,12 @@ class LanguageModel:
         return self.bundle.info.languages
 
     @torch.inference_mode()
-    def prefill(self, ids: Sequence[int]) -> Prefill:
+    def prefill(self, ids: Sequence[int], meaning: Sequence[float] = ()) -> Prefill:
         """Feed a prompt of T ids that holds one <STATE>, once.
+
+        Args:
+            ids: the prompt.
+            meaning: the utterance's sentence vector, where the bundle's heads read one.
 
         Raises:
             ModelError: the forward pass failed or gave values that are not finite.
@@ -183,16 +187,25 @@ class LanguageModel:
             hidden_1H = pool_state(hidden_1TH, ids_1T, self.encoder.state_id).cpu()
         except (RuntimeError, ValueError, IndexError) as exc:
             raise ModelError(f"the model failed while it read the prompt: {exc}") from exc
-        return Prefill(self.read_heads(hidden_1H), hidden_1H[0], cache, len(ids))
+        return Prefill(self.read_heads(hidden_1H, meaning), hidden_1H[0], cache, len(ids))
 
     @torch.inference_mode()
-    def read_heads(self, hidden_1H: torch.Tensor) -> Reading:
+    def read_heads(self, hidden_1H: torch.Tensor, meaning: Sequence[float] = ()) -> Reading:
         """Turn the hidden state at <STATE>, shape (1, H), into calibrated values.
 
+        Args:
+            hidden_1H: the hidden state.
+            meaning: the utterance's sentence vector, of the bundle's width.
+
         Raises:
-            ModelError: a value is not finite.
+            ModelError: a value is not finite, or the sentence vector is not the bundle's.
         """
-        info, outputs = self.bundle.info, self._heads(hidden_1H)
+        info = self.bundle.info
+        meaning_1M = torch.tensor([list(meaning)]) if len(meaning) else None
+        try:
+            outputs = self._heads(hidden_1H, meaning_1M)
+        except ValueError as exc:
+            raise ModelError(str(exc)) from exc
         read = (hidden_1H, outputs.delta_B2, outputs.flag_logits_BN, outputs.threshold_BN)
         if not all(bool(torch.isfinite(values).all()) for values in read):
             raise ModelError("the model's state is not finite; try QUANTIZE=none")
@@ -202,11 +215,15 @@ class LanguageModel:
         if info.threshold_source == "head":
             learned = outputs.threshold_BN[0].tolist()
             thresholds = dict(zip(info.spec.flags, learned, strict=True))
+        acts = dict(zip(info.spec.acts, outputs.act_BA[0].tolist(), strict=True))
         return Reading(
             trust=deltas["trust"],
             relationship=deltas["relationship"],
             probabilities={flag: info.calibration[flag](logits[flag]) for flag in logits},
             thresholds=thresholds,
+            acts=acts,
+            bad_faith=sum(acts[act] for act in info.bad_faith.acts) if info.bad_faith else 0.0,
+            bad_faith_limit=info.bad_faith.limit if info.bad_faith else 1.0,
         )
 
     @torch.inference_mode()

@@ -100,7 +100,8 @@ class FlagRule(Value):
 
     `value` is the machine's word for it ("gold_necklace"; for quest_stage_change the next stage),
     `text` the sentence for people. `threshold` overrides the bundle's. `once` keeps it from
-    firing a second time for a player.
+    firing a second time for a player. `even_in_bad_faith` is for what the NPC does because it is lied
+    to or threatened: nothing else fires then.
     """
 
     when: Conditions = Conditions()
@@ -110,6 +111,7 @@ class FlagRule(Value):
     examples_negative: Lines = ()
     threshold: Probability | None = None
     once: bool = True
+    even_in_bad_faith: bool = False
 
 
 class Range(Value):

@@ -20,7 +20,7 @@ from engine.host import Job, StateKnown
 from engine.locks import KeyedLocks
 from engine.npc import NPC
 from engine.play import Parts, Turn, TurnEvent, sampling_of
-from engine.prompt import CTX, PLAYER, STATE
+from engine.prompt import CTX, PLAYER, STATE, parse_marked
 from engine.schema import (
     GenParams,
     ModelInfo,
@@ -156,7 +156,11 @@ class DialogueEngine:
         encoded, suffix = model.encoder.encode_marked(_with_tags(prompt, persona_tags))
         seed = seed_of(params, "", npc_id, 0, prompt)
         plan_free = Job(
-            encoded.ids, sampling_of(params, seed), suffix=suffix, prefix=encoded.prefix_length
+            encoded.ids,
+            sampling_of(params, seed),
+            suffix=suffix,
+            prefix=encoded.prefix_length,
+            meaning=self.parts.meaning(dict(parse_marked(prompt)).get(PLAYER, "").strip()),
         )
         reading, text = None, ""
         for event in self.parts.host.run(plan_free):

@@ -16,12 +16,21 @@ from engine.decode import Sampling
 from engine.embed import Embedder
 from engine.errors import ModelError
 from engine.fallback import authored_line, fallback_line
-from engine.gate import check_flags, count_repeats, find_forbidden, overrides
+from engine.gate import check_flags, count_repeats, find_forbidden, open_in_bad_faith, overrides
 from engine.host import Host, Job, LineDone, LineSoFar, Plan, StateKnown
 from engine.knowledge import Briefing, Interpretation, Knowledge, KnowledgeError
 from engine.npc import NPC, DeltaPolicy, NPCRegistry
 from engine.prompt import render_parts
-from engine.schema import Action, Delta, FlagDetail, GenParams, Reaction, Timings, TurnResult
+from engine.schema import (
+    Action,
+    Delta,
+    FlagDetail,
+    GenParams,
+    Reaction,
+    Timings,
+    TurnResult,
+    round3,
+)
 from engine.state import after_turn
 from engine.text import has_words
 from engine.turn import Outcome, TurnFrame, build_result, effect_id, off_details
@@ -29,14 +38,29 @@ from engine.turn import Outcome, TurnFrame, build_result, effect_id, off_details
 logger = logging.getLogger(__name__)
 
 
+# Less probable ways of treating an NPC are not worth a game's while.
+_LEAST_TOLD = 0.05
+
+
 @dataclass(frozen=True)
 class Parts:
-    """Everything a turn works with; replaced whole by a reload, so that no turn sees a mixture."""
+    """Everything a turn works with; replaced whole by a reload, so that no turn sees a mixture.
+
+    `embedder` serves gate and knowledge; `listener` gives the sentence vector that the bundle's heads
+    read, and is the same one unless EMBEDDER names another. None: the heads read none.
+    """
 
     registry: NPCRegistry
     host: Host
     knowledge: Knowledge | None
     embedder: Embedder
+    listener: Embedder | None = None
+
+    def meaning(self, utterance: str) -> tuple[float, ...]:
+        """Return the utterance's sentence vector for the heads, or () where they read none."""
+        if self.listener is None:
+            return ()
+        return tuple(self.listener.encode([utterance])[0].tolist())
 
 
 @dataclass(frozen=True)
@@ -116,6 +140,7 @@ class Turn:
             standing=state.standing,
             spent=state.spent,
             repeats=count_repeats(frame.utterance, state.said, encoder),
+            even_in_bad_faith=open_in_bad_faith(npc, stage),
         )
         permitted = [flag for flag, verdict in verdicts.items() if verdict.permitted]
         prompt_npc = self._prompt_npc()
@@ -177,6 +202,7 @@ class Turn:
                 speaker=asked.prompt_npc.persona.name,
             ),
             write=write,
+            meaning=self._parts.meaning(frame.utterance),
         )
 
     def _known(self, event: StateKnown, decision: Decision, asked: _Asked, writes: bool) -> None:
@@ -195,6 +221,7 @@ class Turn:
             route="main",
             delta=decision.delta,
             details=decision.details,
+            acts=_likely(decision.acts),
             actions=actions,
             line="generated" if writes else "authored",
         )
@@ -247,6 +274,12 @@ def sampling_of(params: GenParams, seed: int) -> Sampling:
         max_new_tokens=params.max_new_tokens,
         seed=seed,
     )
+
+
+def _likely(acts: Mapping[str, float]) -> dict[str, float]:
+    """Return the acts that are worth telling, the likeliest first."""
+    told = sorted(acts.items(), key=lambda one: -one[1])
+    return {act: round3(p) for act, p in told if p >= _LEAST_TOLD}
 
 
 def _plain(failure: Exception) -> str:

@@ -217,7 +217,8 @@ class Meta(Value):
     """Everything about a turn but its line, delta and flags.
 
     The way it took is called `route`: Gradio's Python client takes every object with a text under
-    "path" for a file, and would try to download it.
+    "path" for a file, and would try to download it. `acts` says how the player seems to treat the NPC
+    ("comfort", "lie", …), in probabilities: what the delta is a mean of.
     """
 
     npc_id: str
@@ -235,6 +236,7 @@ class Meta(Value):
     actions: tuple[Action, ...] = ()
     flags_detail: dict[str, FlagDetail]
     reaction: Reaction | None = None
+    acts: dict[str, Probability] = {}
     model: ModelInfo
     seed: int
     timings_ms: Timings

@@ -125,6 +125,7 @@ class EngineService:
                 self._host(model),
                 self._knowledge,
                 self._embedder,
+                self._listener(model),
             ),
             self._sessions,
             max_text_chars=settings.max_text_chars,
@@ -191,14 +192,18 @@ class EngineService:
                 return self._reloaded(bundle=True)
             registry = load_folder(self.settings.npc_dir)
             parts, stamp = self._engine.parts, bundle_stamp(self.settings.bundle)
-            host = parts.host
+            host, listener = parts.host, parts.listener
             if stamp != self._bundle_stamp:
                 model = self._load_model(self.settings, lambda _fraction, _message: None)
-                host = self._host(model)
+                host, listener = self._host(model), self._listener(model)
             self._sync(registry)
             changed = host is not parts.host
             self._engine.parts = replace(
-                parts, registry=registry, host=host, knowledge=self._knowledge
+                parts,
+                registry=registry,
+                host=host,
+                knowledge=self._knowledge,
+                listener=listener,
             )
             if changed:
                 parts.host.close()  # turns that are under way there end there
@@ -214,6 +219,24 @@ class EngineService:
             prefix_cache_mb=settings.prefix_cache_mb,
             weights=settings.decode_weights,
             tuning=settings.model_cache / "tuning.json",
+        )
+
+    def _listener(self, model: LanguageModel) -> Embedder | None:
+        """Return the embedder whose vectors the bundle's heads were trained on."""
+        wanted = model.bundle.info.embedder_id
+        if not wanted:
+            return None
+        if self._embedder is not None and self._embedder.id == wanted:
+            return self._embedder
+        # EMBEDDER may name another one for gate and knowledge; the heads keep to theirs.
+        embedded = self._load_embedder(self.settings.model_copy(update={"embedder": ""}))
+        if embedded.id == wanted:
+            return embedded
+        raise NotReady(
+            f"the bundle {model.bundle.info.name} reads utterances with the embedder {wanted}, and "
+            f"{embedded.id} is what there is: set EMBEDDER to the one it was made with, or make a "
+            "bundle with yours",
+            field="EMBEDDER",
         )
 
     def _sync(self, registry: NPCRegistry) -> None:

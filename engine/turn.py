@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from engine.decision import moved
 from engine.npc import NPC
@@ -59,6 +59,7 @@ class Outcome:
     line: LineSource = "generated"
     route_reason: str | None = None
     reaction: Reaction | None = None
+    acts: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def fired(self) -> tuple[str, ...]:
@@ -118,6 +119,7 @@ def build_result(
             actions=outcome.actions,
             flags_detail=dict(outcome.details),
             reaction=outcome.reaction,
+            acts=dict(outcome.acts),
             model=frame.model,
             seed=frame.seed,
             timings_ms=timings,

@@ -1,7 +1,7 @@
 """The bundle: one folder that holds everything trained, saved and loaded strictly.
 
     bundle.json                schema version, flags, layer, base, markers, calibration, metrics …
-    heads.safetensors          the three heads
+    heads.safetensors          the three heads, and what each act is worth
     marker_rows.safetensors    embedding rows of the prompt's markers, (markers, hidden)
     adapter/                   LoRA adapter in PEFT's format, where one was trained
     README.md                  model card
@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from heads.modules import StateHeads
 from heads.spec import FINAL_NORM, HeadSpec
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "bundle.json"
 HEADS = "heads.safetensors"
 MARKER_ROWS = "marker_rows.safetensors"
@@ -59,18 +59,31 @@ class Platt:
 
 
 @dataclass(frozen=True)
+class BadFaith:
+    """When a player seems to deceive: the probabilities of `acts`, summed, reach `limit` (0 to 1).
+
+    Then no flag fires, but those that an NPC file keeps open for it.
+    """
+
+    acts: tuple[str, ...]
+    limit: float
+
+
+@dataclass(frozen=True)
 class BundleInfo:
     """What `bundle.json` says.
 
     Args:
         name: of the bundle, as `/status` and each turn's meta show it.
-        spec: the heads' flags, width and layer.
+        spec: the heads' flags, width, layer, acts.
         base_id, base_fingerprint: the base model the bundle was trained for.
         languages: those its model can write.
+        embedder_id: of the sentence vectors that the heads read; empty where they read none.
         markers: marker → token id; the rows of marker_rows.safetensors are in this order.
         calibration: flag → Platt.
         threshold_source: "constant" (of `thresholds`) or "head".
         thresholds: flag → constant threshold on the calibrated probability.
+        bad_faith: when a player seems to deceive; None: the heads do not tell.
         metrics, training: free-form records for the card.
     """
 
@@ -85,6 +98,8 @@ class BundleInfo:
     thresholds: Mapping[str, float]
     metrics: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
+    embedder_id: str = ""
+    bad_faith: BadFaith | None = None
 
 
 @dataclass(frozen=True)
@@ -205,6 +220,12 @@ def check_bundle(bundle: Bundle) -> None:
         raise BundleError(
             f"{MARKER_ROWS} has shape {tuple(bundle.marker_rows_MH.shape)}, expected {expected}"
         )
+    if info.bad_faith and not (
+        set(info.bad_faith.acts) <= set(info.spec.acts) and 0.0 < info.bad_faith.limit <= 1.0
+    ):
+        raise BundleError("bad_faith must name acts of the bundle, and a limit from 0 to 1")
+    if bool(info.embedder_id) != bool(info.spec.meaning_size):
+        raise BundleError("meaning: embedder and size belong together")
     _check_finite({**bundle.heads.state_dict(), "marker rows": bundle.marker_rows_MH})
 
 
@@ -256,6 +277,9 @@ def _to_json(info: BundleInfo) -> dict[str, Any]:
             "token": "<STATE>",
             "layer": _FINAL_NORM_NAME if layer == FINAL_NORM else layer,
         },
+        "meaning": {"embedder": info.embedder_id, "size": info.spec.meaning_size},
+        "acts": list(info.spec.acts),
+        "bad_faith": asdict(info.bad_faith) if info.bad_faith else None,
         "base": {"id": info.base_id, "fingerprint": info.base_fingerprint},
         "languages": list(info.languages),
         "markers": dict(info.markers),
@@ -276,7 +300,16 @@ def _from_json(data: Mapping[str, Any]) -> BundleInfo:
                 flags=tuple(data["flags"]),
                 hidden_size=int(data["hidden_size"]),
                 layer=FINAL_NORM if layer == _FINAL_NORM_NAME else int(layer),
+                meaning_size=int(data["meaning"]["size"]),
+                acts=tuple(str(act) for act in data["acts"]),
             ),
+            embedder_id=str(data["meaning"]["embedder"]),
+            bad_faith=BadFaith(
+                acts=tuple(str(act) for act in data["bad_faith"]["acts"]),
+                limit=float(data["bad_faith"]["limit"]),
+            )
+            if data["bad_faith"] is not None
+            else None,
             base_id=str(data["base"]["id"]),
             base_fingerprint=str(data["base"]["fingerprint"]),
             languages=tuple(data["languages"]),

@@ -1,6 +1,12 @@
-"""The three heads: delta (2, tanh), flag (N, logits), threshold (N, sigmoid).
+"""The heads: delta (2), flag (N, logits), threshold (N, sigmoid).
 
-All are linear on one vector; float32 throughout, since they cost nothing beside the model.
+    input      [hidden state at <STATE> (H) ; the utterance's sentence vector (M, may be 0)]
+    flag       linear
+    threshold  linear, sigmoid
+    delta      softmax over acts (linear) times what each act is worth; without acts: linear, tanh
+
+All are linear on one vector; float32 throughout, since they cost nothing beside the model. A small base
+reads a state well and a sentence poorly; the sentence vector, which a turn has anyway, makes up for it.
 """
 
 from __future__ import annotations
@@ -15,28 +21,60 @@ from heads.spec import DELTA_NAMES, HeadSpec
 
 @dataclass(frozen=True)
 class HeadOutputs:
-    """Outputs of a batch: delta (B, 2) in -1..1, flag logits (B, N), threshold (B, N) in 0..1."""
+    """Outputs of a batch: delta (B, 2) in -1..1, flag logits (B, N), threshold (B, N) in 0..1.
+
+    `act_BA` are the probabilities of the spec's acts, shape (B, A); without acts, (B, 0).
+    """
 
     delta_B2: torch.Tensor
     flag_logits_BN: torch.Tensor
     threshold_BN: torch.Tensor
+    act_BA: torch.Tensor
 
 
 class StateHeads(nn.Module):
-    """Reads delta, flags and thresholds from the hidden state at <STATE>."""
+    """Reads delta, flags and thresholds from the hidden state at <STATE> and the sentence vector."""
 
     def __init__(self, spec: HeadSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.delta = nn.Linear(spec.hidden_size, len(DELTA_NAMES))
-        self.flag = nn.Linear(spec.hidden_size, len(spec.flags))
-        self.threshold = nn.Linear(spec.hidden_size, len(spec.flags))
+        acts = len(spec.acts)
+        self.delta = nn.Linear(spec.width, acts or len(DELTA_NAMES))
+        self.flag = nn.Linear(spec.width, len(spec.flags))
+        self.threshold = nn.Linear(spec.width, len(spec.flags))
+        if acts:
+            self.worth_A2: torch.Tensor
+            self.register_buffer("worth_A2", torch.zeros(acts, len(DELTA_NAMES)))
 
-    def forward(self, hidden_BH: torch.Tensor) -> HeadOutputs:
-        """Read a batch of hidden states, shape (B, H)."""
-        hidden_BH = hidden_BH.float()
+    def forward(
+        self, hidden_BH: torch.Tensor, meaning_BM: torch.Tensor | None = None
+    ) -> HeadOutputs:
+        """Read a batch.
+
+        Args:
+            hidden_BH: hidden states, shape (B, H).
+            meaning_BM: unit sentence vectors of the utterances, shape (B, M), where the spec asks.
+
+        Raises:
+            ValueError: sentence vectors are missing, of another width, or not asked for.
+        """
+        given = 0 if meaning_BM is None else int(meaning_BM.shape[-1])
+        if given != self.spec.meaning_size:
+            raise ValueError(
+                f"the heads read a sentence vector of width {self.spec.meaning_size}, not {given}"
+            )
+        input_BW = hidden_BH.float()
+        if meaning_BM is not None:
+            input_BW = torch.cat([input_BW, meaning_BM.float()], dim=-1)
+        raw_BD = self.delta(input_BW)
+        if self.spec.acts:
+            act_BA = torch.softmax(raw_BD, dim=-1)
+            delta_B2 = act_BA @ self.worth_A2
+        else:
+            act_BA, delta_B2 = raw_BD[:, :0], torch.tanh(raw_BD)
         return HeadOutputs(
-            delta_B2=torch.tanh(self.delta(hidden_BH)),
-            flag_logits_BN=self.flag(hidden_BH),
-            threshold_BN=torch.sigmoid(self.threshold(hidden_BH)),
+            delta_B2=delta_B2,
+            flag_logits_BN=self.flag(input_BW),
+            threshold_BN=torch.sigmoid(self.threshold(input_BW)),
+            act_BA=act_BA,
         )

@@ -21,6 +21,10 @@ class HeadSpec:
         flags: names in the order of the flag head's outputs.
         hidden_size: width of the hidden state.
         layer: decoder layer whose output is read, counted from 1; `FINAL_NORM` for the last.
+        meaning_size: width of the utterance's sentence vector, which the heads read beside the hidden
+            state; 0: they read the hidden state alone.
+        acts: names of the ways of treating an NPC that the delta is a mean of; none: the delta head
+            gives the delta itself.
 
     Raises:
         ValueError: no flags, a name twice, or a size or layer that cannot be.
@@ -29,6 +33,8 @@ class HeadSpec:
     flags: tuple[str, ...]
     hidden_size: int
     layer: int = FINAL_NORM
+    meaning_size: int = 0
+    acts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.flags or len(set(self.flags)) != len(self.flags):
@@ -37,3 +43,12 @@ class HeadSpec:
             raise ValueError(f"hidden_size must be positive, not {self.hidden_size}")
         if self.layer != FINAL_NORM and self.layer < 1:
             raise ValueError(f"layer counts from 1 (or {FINAL_NORM}: final norm), not {self.layer}")
+        if self.meaning_size < 0:
+            raise ValueError(f"meaning_size must not be negative, not {self.meaning_size}")
+        if len(set(self.acts)) != len(self.acts):
+            raise ValueError("acts must be different names")
+
+    @property
+    def width(self) -> int:
+        """How many numbers the heads read: hidden state and sentence vector."""
+        return self.hidden_size + self.meaning_size

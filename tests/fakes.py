@@ -26,7 +26,7 @@ from engine.model import LanguageModel
 from engine.prompt import MARKERS, choose_marker_ids
 from engine.schema import FLAGS
 from engine.text import fold
-from heads.bundle import Bundle, BundleInfo, Platt, save_bundle
+from heads.bundle import BadFaith, Bundle, BundleInfo, Platt, save_bundle
 from heads.modules import StateHeads
 from heads.spec import FINAL_NORM, HeadSpec
 
@@ -87,14 +87,24 @@ def tiny_bundle(
     shifts: dict[str, float] | None = None,
     languages: tuple[str, ...] = ("en",),
     adapter: Path | None = None,
+    acts: tuple[str, ...] = (),
+    bad_faith: BadFaith | None = None,
+    listens: bool = False,
     seed: int = 1,
 ) -> Bundle:
     """Return a bundle of random heads that fits `model`.
 
-    `shifts` moves a flag's logit, so that a test can make it fire (+30) or never fire (-30).
+    `shifts` moves a flag's logit, so that a test can make it fire (+30) or never fire (-30); with
+    `listens` its heads read a sentence vector of `WordEmbedder` too.
     """
     torch.manual_seed(seed)
-    spec = HeadSpec(flags=FLAGS, hidden_size=model.config.hidden_size, layer=layer)
+    spec = HeadSpec(
+        flags=FLAGS,
+        hidden_size=model.config.hidden_size,
+        layer=layer,
+        meaning_size=WordEmbedder.dim if listens else 0,
+        acts=acts,
+    )
     markers = choose_marker_ids(tokenizer, model.get_input_embeddings().weight.shape[0])
     shifts = shifts or {}
     return Bundle(
@@ -108,6 +118,8 @@ def tiny_bundle(
             calibration={flag: Platt(1.0, shifts.get(flag, 0.0)) for flag in FLAGS},
             threshold_source="constant",
             thresholds=dict.fromkeys(FLAGS, threshold),
+            embedder_id=WordEmbedder.id if listens else "",
+            bad_faith=bad_faith,
         ),
         heads=StateHeads(spec).eval(),
         marker_rows_MH=torch.randn(len(MARKERS), model.config.hidden_size) * 0.3,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -214,3 +215,36 @@ def test_decision_keeps_every_bound_whatever_the_model_reads(
         if delta < 0:
             assert spent + delta >= limits.min - 1e-9
         assert getattr(after, name) == pytest.approx(standing + delta, abs=1e-9)
+
+
+def deceitful(probability: float, limit: float = 0.3) -> Reading:
+    return replace(
+        reading(give_item=0.9, npc_action=0.9),
+        acts={"lie": probability, "help": 1.0 - probability},
+        bad_faith=probability,
+        bad_faith_limit=limit,
+    )
+
+
+def test_nothing_is_granted_to_a_player_who_seems_to_deceive() -> None:
+    decision = decide(deceitful(0.3), rules())
+    assert decision.fired == ()
+    assert decision.details["give_item"].permitted
+    reason = "the player seems to act in bad faith (0.3, limit 0.3)"
+    assert decision.details["give_item"].reason == reason
+    assert decision.acts == {"lie": 0.3, "help": 0.7}
+    assert decide(deceitful(0.299), rules()).fired == ("give_item", "npc_action")
+
+
+def test_what_an_npc_does_because_it_is_deceived_still_happens() -> None:
+    decision = decide(deceitful(0.8), rules(even_in_bad_faith=frozenset({"npc_action"})))
+    assert decision.fired == ("npc_action",)
+
+
+def test_a_flag_below_its_threshold_is_told_as_such_even_in_bad_faith() -> None:
+    low = replace(deceitful(0.8), probabilities=dict.fromkeys(FLAGS, 0.1))
+    assert "below the threshold" in (decide(low, rules()).details["give_item"].reason or "")
+
+
+def test_a_bundle_without_acts_never_sees_bad_faith() -> None:
+    assert not replace(reading(), bad_faith=1.0, bad_faith_limit=0.5).deceives

@@ -135,6 +135,7 @@ def test_every_figure_that_was_promised_is_there_and_is_plain_json(found):
         "majority",
         "tfidf_utterance",
         "tfidf_prompt",
+        "meaning",
         "frozen",
         "base_json",
     }
@@ -459,7 +460,7 @@ def test_the_table_holds_the_heads_and_everything_beside_them(corpus, source, sa
     lines = capsys.readouterr().out.splitlines()
     table = lines[: lines.index("")]
     named = ["test", "these heads", "  in en", "always_propose", "majority", "tfidf_utterance"]
-    named += ["tfidf_prompt", "frozen", "base_json"]
+    named += ["tfidf_prompt", "meaning", "frozen", "base_json"]
     assert [line[: len(name)] for line, name in zip(table, named, strict=True)] == named
     assert len({len(line) for line in table}) == 1
     assert any(line.startswith("trust_sweep: rows") for line in lines)

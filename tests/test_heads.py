@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import shutil
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from heads.bundle import (
     HEADS,
     MANIFEST,
     MARKER_ROWS,
+    BadFaith,
     Bundle,
     BundleError,
     Platt,
@@ -91,10 +93,12 @@ def test_company_and_padding_do_not_move_a_state(one_thread, kind, side):
         {"hidden_size": 0},
         {"layer": 0},
         {"layer": -2},
+        {"meaning_size": -1},
+        {"acts": ("help", "help")},
     ],
 )
 def test_spec_that_cannot_be_is_refused(values):
-    with pytest.raises(ValueError, match=r"flags|hidden_size|layer"):
+    with pytest.raises(ValueError, match=r"flags|hidden_size|layer|meaning_size|acts"):
         HeadSpec(**{"flags": ("a",), "hidden_size": 4, **values})
 
 
@@ -106,6 +110,29 @@ def test_heads_have_the_shapes_and_ranges_that_they_say():
     assert bool((out.delta_B2.abs() <= 1).all())
     assert bool(((out.threshold_BN >= 0) & (out.threshold_BN <= 1)).all())
     assert bool((out.flag_logits_BN.abs() > 1).any())
+
+
+def test_heads_read_the_sentence_vector_behind_the_hidden_state():
+    heads = StateHeads(HeadSpec(flags=("a",), hidden_size=4, meaning_size=3))
+    hidden_BH, meaning_BM = torch.randn(2, 4), torch.randn(2, 3)
+    expected = heads.flag(torch.cat([hidden_BH, meaning_BM], dim=1))
+    assert torch.equal(heads(hidden_BH, meaning_BM).flag_logits_BN, expected)
+    for wrong in (None, torch.randn(2, 2)):
+        with pytest.raises(ValueError, match="sentence vector of width 3"):
+            heads(hidden_BH, wrong)
+    with pytest.raises(ValueError, match="width 0, not 3"):
+        StateHeads(HeadSpec(flags=("a",), hidden_size=4))(hidden_BH, meaning_BM)
+
+
+def test_a_delta_of_acts_is_the_mean_of_what_they_are_worth():
+    heads = StateHeads(HeadSpec(flags=("a",), hidden_size=4, acts=("insult", "help")))
+    heads.worth_A2.copy_(torch.tensor([[-0.1, -0.2], [0.3, 0.1]]))
+    with torch.no_grad():
+        heads.delta.weight.zero_()
+        heads.delta.bias.copy_(torch.tensor([0.0, math.log(3.0)]))
+    out = heads(torch.randn(1, 4))
+    assert out.act_BA[0].tolist() == pytest.approx([0.25, 0.75])
+    assert out.delta_B2[0].tolist() == pytest.approx([0.2, 0.025])
 
 
 def test_heads_take_half_precision_and_answer_in_float32():
@@ -165,6 +192,9 @@ def test_saved_bundle_loads_as_it_was(tmp_path, layer):
         languages=("en", "ko"),
         shifts={"give_item": 1.25},
         adapter=make_adapter(tmp_path / "trained"),
+        acts=("lie", "help"),
+        bad_faith=BadFaith(("lie",), 0.3),
+        listens=True,
     )
     info = replace(made.info, metrics={"auc": 0.5, "이름": [1]}, training={"seed": 3})
     made = replace(made, info=info, card="# 카드\n")
@@ -210,9 +240,14 @@ def edit_tensors(
 
 
 MANIFEST_DAMAGE: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "another version": (lambda d: d.update(schema_version=2), "schema version 1"),
-    "no version": (lambda d: d.pop("schema_version"), "schema version 1"),
+    "another version": (lambda d: d.update(schema_version=1), "schema version 2"),
+    "no version": (lambda d: d.pop("schema_version"), "schema version 2"),
     "no name": (lambda d: d.pop("name"), "name"),
+    "bad faith of acts unknown": (
+        lambda d: d.update(bad_faith={"acts": ["lie"], "limit": 0.3}),
+        "bad_faith must name acts",
+    ),
+    "meaning without embedder": (lambda d: d["meaning"].update(size=3), "heads|embedder"),
     "no base": (lambda d: d.pop("base"), "base"),
     "base as text": (lambda d: d.update(base="x"), "garbles"),
     "no flags": (lambda d: d.update(flags=[]), "flags"),
@@ -257,7 +292,7 @@ def test_damaged_manifest_is_refused_in_plain_words(folder, name):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "null", '"x"', "\ufeff{}", "{}", "[" * 100_000, '{"schema_version": 1}']
+    "text", ["", "{", "[]", "null", '"x"', "\ufeff{}", "{}", "[" * 100_000, '{"schema_version": 2}']
 )
 def test_garbled_manifest_is_refused(folder, text):
     (folder / MANIFEST).write_text(text, encoding="utf-8")

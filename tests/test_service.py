@@ -16,7 +16,7 @@ from engine.settings import Settings
 from engine.weights import describe_folder
 from heads.bundle import save_bundle
 from tests.engines import ALL_FIRE, KEEPER, SHIPPED, Workshop, ask, load_tiny, request
-from tests.fakes import save_tiny_base, tiny_bundle, tiny_model
+from tests.fakes import WordEmbedder, save_tiny_base, tiny_bundle, tiny_model
 
 
 @pytest.fixture
@@ -260,3 +260,40 @@ def test_stamp_changes_with_the_files_of_a_bundle(lab: Workshop) -> None:
     assert bundle_stamp(str(bundle)) == stamp
     (bundle / "README.md").write_text("# another card\n")
     assert bundle_stamp(str(bundle)) != stamp
+
+
+class OtherEmbedder(WordEmbedder):
+    """Another embedder, as EMBEDDER may name one."""
+
+    id = "another"
+
+
+def test_heads_that_listen_hear_the_utterance(lab: Workshop) -> None:
+    lab.bundle(listens=True, acts=("lie", "help"))
+    service = lab.service()
+    result = ask(service.engine, "Good morning.")
+    assert result.meta.route == "main"
+    assert set(result.meta.acts) <= {"lie", "help"}
+    assert sum(result.meta.acts.values()) == pytest.approx(1.0, abs=0.1)
+    assert service.engine.parts.listener is not None
+
+
+def test_heads_keep_their_embedder_where_another_serves_the_rest(lab: Workshop) -> None:
+    lab.bundle(listens=True)
+
+    def embedders(settings: Settings) -> WordEmbedder:
+        return OtherEmbedder() if settings.embedder else WordEmbedder()
+
+    service = lab.service(embedder="another", embedder_loader=embedders)
+    parts = service.engine.parts
+    assert parts.embedder.id == "another"
+    assert parts.listener is not None
+    assert parts.listener.id == WordEmbedder.id
+    assert ask(service.engine, "Good morning.").meta.route == "main"
+
+
+def test_a_bundle_of_an_embedder_that_is_not_there_does_not_serve(lab: Workshop) -> None:
+    lab.bundle(listens=True)
+    service = lab.service(embedder_loader=lambda _settings: OtherEmbedder())
+    assert not service.status()["ready"]
+    assert "set EMBEDDER to the one it was made with" in service.status()["reason"]

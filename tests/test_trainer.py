@@ -21,7 +21,7 @@ from engine.model import LanguageModel, load_base
 from engine.npc import build_registry
 from engine.prompt import PromptEncoder, choose_marker_ids
 from engine.schema import FLAGS
-from heads.bundle import load_bundle, save_bundle
+from heads.bundle import BundleError, load_bundle, save_bundle
 from heads.modules import StateHeads
 from heads.spec import FINAL_NORM, HeadSpec
 from tests.engines import KEEPER, keeper_data
@@ -286,7 +286,8 @@ def test_a_trained_bundle_is_served_as_it_was_read_in_training(corpus, tmp_path)
     )
     example = examples_of(corpus, "qwen2")[0]
     read = _read_again(corpus, tmp_path / "run", example)
-    reading = served.prefill(example.ids[: example.state + 1]).hidden_H
+    meaning = corpus.meaning_BM[0].tolist()
+    reading = served.prefill(example.ids[: example.state + 1], meaning).hidden_H
     # The adapter is saved in half precision.
     assert torch.allclose(reading, read, atol=2e-2)
 
@@ -297,6 +298,59 @@ def _read_again(corpus: Corpus, folder: Path, example: Example) -> torch.Tensor:
     assert not missing.unexpected_keys
     inputs = collate(make_packs([example], max_tokens=10**6, max_examples=1, seed=1))
     return model.eval().read(**inputs)[1][0]
+
+
+def test_a_run_goes_on_from_a_bundle_and_not_from_one_that_does_not_fit(corpus, tmp_path):
+    first = run(corpus, tiny_base(), tmp_path / "first", epochs=2, lr=2e-3)
+    save_bundle(first, tmp_path / "bundle")
+    start = load_bundle(tmp_path / "bundle")
+    begun = multi_head_from(start)
+    held = load_file(tmp_path / "bundle" / "adapter" / "adapter_model.safetensors")
+    mine = {name: p for name, p in begun.named_parameters() if "lora_" in name}
+    assert len(mine) == len(held)
+    for name, tensor in held.items():
+        own = mine["peft." + name.replace(".weight", ".default.weight")]
+        assert torch.equal(own.half(), tensor), name
+    assert torch.allclose(begun.marker_rows(), start.marker_rows_MH, atol=1e-6)
+    on = train_bundle(
+        corpus, tiny_base(), replace(SMALL, epochs=1, start="first"), tmp_path / "on", start=start
+    )
+    assert on.info.training["start"] == "first"
+    with pytest.raises(BundleError, match="another size"):
+        multi_head_from(start, rank=2)
+
+
+def multi_head_from(start: Any, rank: int = 4) -> MultiHeadModel:
+    model, tokenizer = tiny_model("qwen2")
+    return MultiHeadModel(
+        model,
+        tokenizer,
+        start.info.markers,
+        multi_head("qwen2").heads,
+        lora=LoraArgs(rank=rank, alpha=8),
+        positive_N=torch.ones(len(FLAGS)),
+        weights=LossWeights(),
+        start=start,
+    )
+
+
+def test_reading_merged_leaves_the_weights_as_they_were_bit_by_bit():
+    model = multi_head("qwen2").to(torch.bfloat16)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with model.merged():
+        assert any(not torch.equal(model.state_dict()[name], before[name]) for name in before)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_an_attack_counts_as_often_as_the_weight_says(corpus):
+    model, one = multi_head("qwen2").eval(), examples_of(corpus, "qwen2")[0]
+    calm, hostile = (
+        model(**collate(_singles([replace(one, attack=attack)]))).detached()
+        for attack in (False, True)
+    )
+    assert hostile["flags"] == pytest.approx(model.weights.attack * calm["flags"], rel=1e-5)
+    assert hostile["delta"] == pytest.approx(calm["delta"])
 
 
 def test_a_four_bit_base_trains_and_its_bundle_serves(corpus, tmp_path):
@@ -320,7 +374,8 @@ def test_a_four_bit_base_trains_and_its_bundle_serves(corpus, tmp_path):
     from engine.decode import Sampling
 
     example = examples_of(corpus, "qwen2")[0]
-    job = Job(example.ids[: example.state + 1], Sampling(0.0, 1.0, 1.0, 4, 1))
+    meaning = tuple(corpus.meaning_BM[0].tolist())
+    job = Job(example.ids[: example.state + 1], Sampling(0.0, 1.0, 1.0, 4, 1), meaning=meaning)
     known, *_, done = run_job(served, job)
     assert isinstance(known, StateKnown)
     assert isinstance(done, LineDone)

@@ -124,11 +124,12 @@ def test_features_with_a_shared_prefix_equal_those_of_serving(kind: str, corpus:
         base_fingerprint=FINGERPRINT,
         max_prompt_tokens=8000,
     )
-    for prompt, row_features in zip(prompts, features, strict=True):
+    heard = WordEmbedder().encode([row.player_utterance for row in chosen]).tolist()
+    for prompt, row_features, meaning in zip(prompts, features, heard, strict=True):
         assert prompt.ids.count(bundle.info.markers[STATE]) == 1
         layer = bundle.info.spec.layer
         expected = row_features[-1 if layer == -1 else layer - 1]
-        assert np.abs(served.prefill(prompt.ids).hidden_H.numpy() - expected).max() < 1e-4
+        assert np.abs(served.prefill(prompt.ids, meaning).hidden_H.numpy() - expected).max() < 1e-4
 
 
 def fit_tiny(corpus: Corpus, kind: str = "qwen2"):
@@ -156,7 +157,13 @@ def test_a_fitted_bundle_saves_loads_and_says_what_made_it(tmp_path: Path, corpu
     assert loaded.info.training["seed"] == 1
     measured = loaded.info.metrics
     baselines = measured["baselines"]
-    assert set(baselines) == {"majority", "tfidf_utterance", "tfidf_prompt", "always_propose"}
+    assert set(baselines) == {
+        "majority",
+        "tfidf_utterance",
+        "tfidf_prompt",
+        "always_propose",
+        "meaning",
+    }
     for part in ("test", "unseen"):
         for one in (measured[part], *(baseline[part] for baseline in baselines.values())):
             assert 0.0 <= one["flag_macro_f1"] <= 1.0

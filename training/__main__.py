@@ -90,6 +90,9 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         "--resume", action="store_true", help="go on from the run's last checkpoint"
     )
     parser.add_argument(
+        "--start", type=Path, help="bundle whose adapter the run goes on from; default: none"
+    )
+    parser.add_argument(
         "--finish", action="store_true", help="train no further: a bundle from the run's best epoch"
     )
     parser.add_argument("--epochs", type=float, default=usual.epochs)
@@ -194,6 +197,7 @@ def _fit(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
+    start = load_bundle(options.start) if options.start else None
     corpus, base = _corpus(options), _base(options)
     args = TrainArgs(
         seed=options.seed,
@@ -205,6 +209,7 @@ def _train(options: argparse.Namespace) -> int:
         accumulate=options.accumulate,
         pack_tokens=options.pack_tokens,
         checkpointing=options.checkpointing,
+        start=start.info.name if start else "",
         name=options.name,
     )
     reader = make_reader(base.model, base.tokenizer, max_tokens=base.max_tokens)
@@ -213,7 +218,7 @@ def _train(options: argparse.Namespace) -> int:
     frozen = fit_bundle(
         corpus,
         reader,
-        FitArgs(seed=options.seed, layer=options.layer, name="frozen"),
+        FitArgs(seed=options.seed, layer=options.layer, meaning=False, name="frozen"),
         base_id=base.id,
         base_fingerprint=base.fingerprint,
         languages=base.languages,
@@ -227,6 +232,7 @@ def _train(options: argparse.Namespace) -> int:
         heads=frozen.heads,
         scaling=Scaling.of(layer_features(features, options.layer)[list(corpus.split.train)]),
         frozen=frozen.info.metrics,
+        start=start,
         resume=options.resume,
         finish=options.finish,
         report_to=options.log,

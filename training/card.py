@@ -12,6 +12,7 @@ _NAMES = {
     "frozen": "frozen base + logistic regression",
     "tfidf_prompt": "TF-IDF, whole prompt",
     "tfidf_utterance": "TF-IDF, utterance",
+    "meaning": "sentence vector of the utterance",
     "base_json": "the base, asked for JSON",
     "majority": "majority and mean",
     "always_propose": "conditions alone",

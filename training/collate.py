@@ -22,7 +22,7 @@ def collate(packs: Sequence[Pack]) -> dict[str, torch.Tensor]:
     Returns:
         ids_1T, positions_1T; prefix and lengths_K (the layout, see `training.branches`); labels_1T
         (the id that each position is to predict, or `IGNORED`); state_K (positions of <STATE>);
-        truth_KN, permitted_KN, delta_K2, asks_KN, act_K.
+        truth_KN, permitted_KN, delta_K2, asks_KN, act_K, attack_K.
 
     Raises:
         ValueError: not exactly one pack (packs differ in shape; accumulate instead).
@@ -53,4 +53,5 @@ def collate(packs: Sequence[Pack]) -> dict[str, torch.Tensor]:
         "delta_K2": torch.tensor([one.delta_2 for one in pack.examples]),
         "asks_KN": torch.tensor([one.asks_N for one in pack.examples]),
         "act_K": torch.tensor([one.act for one in pack.examples]),
+        "attack_K": torch.tensor([float(one.attack) for one in pack.examples]),
     }

@@ -14,12 +14,16 @@ from training.items import NPCWords, read_words
 from training.oracle import Judged, Labels, label_rows, training_registry
 from training.prompts import row_parts
 from training.rows import Row, read_rows
+from training.rubric import ACTS
 from training.split import Split, split_rows
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Rows with what belongs to each, all aligned; and how they are divided."""
+    """Rows with what belongs to each, all aligned; and how they are divided.
+
+    `meaning_BM` are the utterances' unit sentence vectors, by the embedder of `embedder_id`.
+    """
 
     rows: Sequence[Row]
     registry: NPCRegistry
@@ -27,6 +31,13 @@ class Corpus:
     judged: Sequence[Judged]
     labels: Labels
     split: Split
+    meaning_BM: np.ndarray
+    embedder_id: str
+
+    @property
+    def acts(self) -> np.ndarray:
+        """Each row's place in the rubric, shape (B,)."""
+        return np.array([list(ACTS).index(row.act) for row in self.rows])
 
     def prompts(self, languages: Sequence[str]) -> list[str]:
         """Return every row's prompt in text form, for readers that take text."""
@@ -67,4 +78,5 @@ def make_corpus(
     """Label `rows` by rule and divide them."""
     labels, judged = label_rows(rows, registry, words, encoder)
     vectors_BD = np.asarray(encoder.encode([row.player_utterance for row in rows]))
-    return Corpus(rows, registry, words, judged, labels, split_rows(rows, vectors_BD, seed=seed))
+    split = split_rows(rows, vectors_BD, seed=seed)
+    return Corpus(rows, registry, words, judged, labels, split, vectors_BD, encoder.id)

@@ -33,7 +33,8 @@ class Example:
     `ids` is the whole sequence, `prefix` how many of its ids the NPC's stage shares, `state` the index
     of <STATE>, `reply` the index of the reply's first id (len(ids) where no reply is learnt).
     `truth_N`, `permitted_N` and `asks_N` (what is asked for, whatever the state is) follow `FLAGS`;
-    `act` is a place in the rubric.
+    `act` is a place in the rubric, `attack` whether the row is an attempt to talk a flag out of the
+    NPC; `meaning` is the utterance's sentence vector, for heads that read one.
     """
 
     ids: tuple[int, ...]
@@ -45,6 +46,8 @@ class Example:
     delta_2: tuple[float, float]
     asks_N: tuple[float, ...]
     act: int
+    attack: bool
+    meaning: tuple[float, ...] = ()
 
     @property
     def reply_tokens(self) -> int:
@@ -76,6 +79,7 @@ def encode_example(
     encoder: PromptEncoder,
     registry: NPCRegistry,
     languages: Sequence[str],
+    meaning: Sequence[float] = (),
 ) -> Example:
     """Encode one row as serving would: prompt, then the decision in <ACT>, then the reply.
 
@@ -102,6 +106,8 @@ def encode_example(
         delta_2=(judged.delta.trust, judged.delta.relationship),
         asks_N=tuple(float(flag in row.asks) for flag in FLAGS),
         act=list(ACTS).index(row.act),
+        attack=row.attack,
+        meaning=tuple(meaning),
     )
 
 

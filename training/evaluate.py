@@ -231,9 +231,11 @@ def _bench(
     corpus: Corpus, heads: Method, model: LanguageModel, encoder: Embedder, seed: int
 ) -> Bench:
     def read(rows: Sequence[Row], judged: Sequence[Judged], what: str) -> Readings:
+        said_BM = encoder.encode([row.player_utterance for row in rows])
+        heard = said_BM.tolist() if model.bundle.info.spec.meaning_size else [()] * len(rows)
         examples = [
-            encode_example(row, one, model.encoder, corpus.registry, model.languages)
-            for row, one in zip(rows, judged, strict=True)
+            encode_example(row, one, model.encoder, corpus.registry, model.languages, meaning)
+            for row, one, meaning in zip(rows, judged, heard, strict=True)
         ]
         return read_examples(model, examples, replies=False, what=what)
 

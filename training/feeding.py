@@ -23,6 +23,7 @@ from engine.decode import Sampling, tidy, whole_sentences
 from engine.model import LanguageModel, Prefill, run_decoder
 from engine.schema import FLAGS
 from heads.spec import DELTA_NAMES, FINAL_NORM
+from training.bad_faith import OUT_OF_REACH
 from training.baselines import Scores
 from training.dataset import Example
 
@@ -143,8 +144,9 @@ def _shared(first: Sequence[int], second: Sequence[int]) -> int:
 class Readings:
     """What a model says of B examples, in their order.
 
-    `threshold_BN` are the thresholds in force; `loss_B` the sum over a reply's ids of their negative
-    log-likelihood, in nats, and `ids_B` how many they are (0 where there is no reply to learn).
+    `threshold_BN` are the thresholds in force (out of reach where the player seems to deceive);
+    `loss_B` the sum over a reply's ids of their negative log-likelihood, in nats, and `ids_B` how many
+    they are (0 where there is no reply to learn).
     """
 
     scores: Scores
@@ -174,9 +176,11 @@ def read_examples(
         one = examples[at]
         ids = one.ids if replies else one.ids[: one.state + 1]
         fed = feeder.feed(ids, one.state)
-        reading = model.read_heads(fed.read_TH[:1].float().cpu())
+        reading = model.read_heads(fed.read_TH[:1].float().cpu(), one.meaning)
         probability_BN[at] = [reading.probabilities[flag] for flag in FLAGS]
-        threshold_BN[at] = [reading.thresholds[flag] for flag in FLAGS]
+        threshold_BN[at] = [
+            OUT_OF_REACH if reading.deceives else reading.thresholds[flag] for flag in FLAGS
+        ]
         delta_B2[at] = [reading.trust, reading.relationship]
         if replies and one.reply_tokens:
             loss_B[at], ids_B[at] = _reply_loss(model, one, fed), one.reply_tokens

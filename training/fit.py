@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from engine.schema import FLAGS
 from heads.bundle import Bundle, BundleInfo
 from heads.spec import FINAL_NORM, HeadSpec
 from training import metrics
+from training.bad_faith import choose_bad_faith, with_bad_faith
 from training.baselines import Scores
 from training.card import render_card
 from training.corpus import Corpus
@@ -37,8 +38,10 @@ from training.fit_heads import (
     fit_flags,
 )
 from training.oracle import Labels
+from training.refit import WORTH, Refit, Trained, join, refit
 from training.report import Method, report
 from training.rows import Row
+from training.rubric import ACTS
 from training.split import Split
 
 logger = logging.getLogger(__name__)
@@ -51,11 +54,12 @@ class FitArgs:
     """What `fit` was asked for; kept in the bundle.
 
     `layer` 0 lets validation choose among layers at every depth, `FINAL_NORM` (-1) asks for the
-    final norm.
+    final norm. `meaning` lets the heads read the utterance's sentence vector beside the hidden state.
     """
 
     seed: int = 7
     layer: int = 0
+    meaning: bool = True
     name: str = "frozen-heads"
 
 
@@ -98,14 +102,31 @@ def fit_bundle(
     fitted = _choose(features, labels, split, args)
     logger.info("layer %s, strength %s, score %.3f", fitted.layer, fitted.strength, fitted.score)
     vectors_BH = layer_features(features, fitted.layer)
-    platts, thresholds, probability_BN = _calibrated(fitted, vectors_BH, labels, split)
-    delta_B2 = np.tanh(fitted.delta(vectors_BH))
-    heads = Method(Scores(probability_BN, delta_B2), np.array(thresholds))
-    figures = report(corpus, languages, heads)
     spec = HeadSpec(FLAGS, features.shape[-1], fitted.layer)
+    chosen = Refit(fitted.flags, fitted.delta, acts=False, figures={})
+    if args.meaning:
+        chosen = refit(corpus, vectors_BH, Trained(fitted.flags, fitted.delta))
+        vectors_BH = join(vectors_BH, corpus.meaning_BM)
+        spec = replace(
+            spec,
+            meaning_size=corpus.meaning_BM.shape[1],
+            acts=tuple(ACTS) if chosen.acts else (),
+        )
+    platts, thresholds, probability_BN = _calibrated(chosen.flags, vectors_BH, labels, split)
+    cut_BN, bad_faith = np.array(thresholds), None
+    if chosen.acts:
+        act_BA = chosen.act_probabilities(vectors_BH)
+        bad_faith, _ = choose_bad_faith(corpus, probability_BN >= cut_BN, act_BA)
+        cut_BN = with_bad_faith(bad_faith, act_BA, cut_BN)
+    heads = Method(Scores(probability_BN, chosen.deltas(vectors_BH)), cut_BN)
+    figures = report(corpus, languages, heads)
+    if chosen.figures:
+        figures["refit_on_valid"] = chosen.figures
     info = BundleInfo(
         name=args.name,
         spec=spec,
+        bad_faith=bad_faith,
+        embedder_id=corpus.embedder_id if spec.meaning_size else "",
         base_id=base_id,
         base_fingerprint=base_fingerprint,
         languages=languages,
@@ -125,14 +146,16 @@ def fit_bundle(
     )
     return Bundle(
         info=info,
-        heads=build_heads(spec, fitted.delta, fitted.flags, thresholds),
+        heads=build_heads(
+            spec, chosen.delta, chosen.flags, thresholds, WORTH if chosen.acts else None
+        ),
         marker_rows_MH=reader.marker_rows_MH,
         card=render_card(info),
     )
 
 
 def frozen_method(corpus: Corpus, features: np.ndarray, args: FitArgs) -> Method:
-    """Return what heads fitted on frozen features say of every row, as `fit_bundle` fits them.
+    """Return what heads fitted on frozen features alone say of every row.
 
     Args:
         corpus: labelled turns, divided.
@@ -141,7 +164,9 @@ def frozen_method(corpus: Corpus, features: np.ndarray, args: FitArgs) -> Method
     """
     fitted = _choose(features, corpus.labels, corpus.split, args)
     vectors_BH = layer_features(features, fitted.layer)
-    _, thresholds, probability_BN = _calibrated(fitted, vectors_BH, corpus.labels, corpus.split)
+    _, thresholds, probability_BN = _calibrated(
+        fitted.flags, vectors_BH, corpus.labels, corpus.split
+    )
     return Method(Scores(probability_BN, np.tanh(fitted.delta(vectors_BH))), np.array(thresholds))
 
 
@@ -198,11 +223,11 @@ def heads_worth(
 
 
 def _calibrated(
-    fitted: Fitted, vectors_BH: np.ndarray, labels: Labels, split: Split
+    flags: Linear, vectors_BH: np.ndarray, labels: Labels, split: Split
 ) -> tuple[list[Any], list[float], np.ndarray]:
     """Calibrate and threshold on `valid`, among the flags that the gate leaves to the heads."""
     valid = list(split.valid)
-    logits_BN = fitted.flags(vectors_BH)
+    logits_BN = flags(vectors_BH)
     use_BN = labels.permitted_BN[valid]
     platts = calibrate(logits_BN[valid], labels.truth_BN[valid], use_BN)
     probability_BN = apply_platt(logits_BN, platts)

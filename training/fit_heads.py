@@ -1,6 +1,7 @@
-"""Fitting the heads on frozen features: logistic regressions, ridges, calibration, thresholds.
+"""Fitting the heads on features: logistic regressions, ridges, calibration, thresholds.
 
-Arrays in, heads out. Knows nothing of prompts, models or files.
+Features are hidden states, and behind them, where the heads read one, the utterance's sentence vector
+(`meaning` counts its numbers). Arrays in, heads out. Knows nothing of prompts, models or files.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.special import softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import f1_score
@@ -37,15 +39,23 @@ class Linear:
 
 @dataclass(frozen=True)
 class Scaling:
-    """Mean and scale of each feature, so that one regularisation strength fits all layers."""
+    """Mean and scale of each feature, so that one regularisation strength fits all layers.
+
+    A sentence vector is of length one as it is: its numbers are scaled alike, so that the vector weighs
+    as much as the hidden state, and what tells nothing is not blown up.
+    """
 
     mean_H: np.ndarray
     scale_H: np.ndarray
 
     @classmethod
-    def of(cls, features_BH: np.ndarray) -> Scaling:
-        """Measure the training rows."""
-        return cls(features_BH.mean(0), features_BH.std(0) + 1e-6)
+    def of(cls, features_BH: np.ndarray, meaning: int = 0) -> Scaling:
+        """Measure the training rows; the last `meaning` features are a unit vector's."""
+        mean_H, scale_H = features_BH.mean(0), features_BH.std(0) + 1e-6
+        if meaning:
+            mean_H[-meaning:] = 0.0
+            scale_H[-meaning:] = (len(mean_H) - meaning or meaning) ** -0.5
+        return cls(mean_H, scale_H)
 
     def __call__(self, features_BH: np.ndarray) -> np.ndarray:
         """Return standardised features."""
@@ -58,14 +68,19 @@ class Scaling:
 
 
 def fit_flags(
-    features_BH: np.ndarray, truth_BN: np.ndarray, use_BN: np.ndarray, strength: float
+    features_BH: np.ndarray,
+    truth_BN: np.ndarray,
+    use_BN: np.ndarray,
+    strength: float,
+    *,
+    meaning: int = 0,
 ) -> Linear:
     """Fit one logistic regression a flag on the rows that `use_BN` names for it.
 
     A flag without both kinds of rows gets a constant logit far below any threshold: it stays off
     until there is data for it.
     """
-    scaling = Scaling.of(features_BH)
+    scaling = Scaling.of(features_BH, meaning)
     scaled_BH = scaling(features_BH)
     weights, biases = [], []
     for n in range(truth_BN.shape[1]):
@@ -83,9 +98,42 @@ def fit_flags(
     return scaling.undo(np.stack(weights), np.array(biases))
 
 
-def fit_delta(features_BH: np.ndarray, delta_B2: np.ndarray, strength: float) -> Linear:
-    """Fit the delta head: a ridge on artanh of the deltas, since the head ends in tanh."""
-    scaling = Scaling.of(features_BH)
+def fit_acts(
+    features_BH: np.ndarray, act_B: np.ndarray, acts: int, strength: float, *, meaning: int = 0
+) -> Linear:
+    """Fit one multinomial logistic regression over the acts, shape (A, H); one never seen stays out.
+
+    Raises:
+        ValueError: all rows are of one act.
+    """
+    scaling = Scaling.of(features_BH, meaning)
+    model = LogisticRegression(C=strength, max_iter=400)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(scaling(features_BH), act_B)
+    weights_AH, bias_A = np.zeros((acts, features_BH.shape[1])), np.full(acts, -30.0)
+    if len(model.classes_) == 2:  # one logit for the second class
+        weights_AH[model.classes_[1]], bias_A[model.classes_[1]] = (
+            model.coef_[0],
+            model.intercept_[0],
+        )
+        bias_A[model.classes_[0]] = 0.0
+    else:
+        weights_AH[model.classes_], bias_A[model.classes_] = model.coef_, model.intercept_
+    return scaling.undo(weights_AH, bias_A)
+
+
+def act_delta(acts: Linear, worth_A2: np.ndarray, features_BH: np.ndarray) -> np.ndarray:
+    """Return the mean delta over the acts' probabilities, shape (B, 2)."""
+    delta_B2: np.ndarray = softmax(acts(features_BH), axis=1) @ worth_A2
+    return delta_B2
+
+
+def fit_delta(
+    features_BH: np.ndarray, delta_B2: np.ndarray, strength: float, *, meaning: int = 0
+) -> Linear:
+    """Fit a delta head without acts: a ridge on artanh of the deltas, since the head ends in tanh."""
+    scaling = Scaling.of(features_BH, meaning)
     targets_B2 = np.arctanh(np.clip(delta_B2, -0.99, 0.99))
     model = Ridge(alpha=1.0 / strength).fit(scaling(features_BH), targets_B2)
     return scaling.undo(model.coef_, model.intercept_)
@@ -136,10 +184,24 @@ def choose_thresholds(
 
 @torch.no_grad()
 def build_heads(
-    spec: HeadSpec, delta: Linear, flags: Linear, thresholds: Sequence[float]
+    spec: HeadSpec,
+    delta: Linear,
+    flags: Linear,
+    thresholds: Sequence[float],
+    worth_A2: np.ndarray | None = None,
 ) -> StateHeads:
-    """Put the fitted maps into heads; the threshold head gives the constants whatever it reads."""
+    """Put the fitted maps into heads; the threshold head gives the constants whatever it reads.
+
+    Args:
+        spec: of the heads.
+        delta: the deltas themselves, or the acts where `spec` has some.
+        flags: one a flag.
+        thresholds: one a flag.
+        worth_A2: what each act is worth, where `spec` has acts.
+    """
     heads = StateHeads(spec)
+    if worth_A2 is not None:
+        heads.worth_A2.copy_(torch.from_numpy(worth_A2))
     heads.delta.weight.copy_(torch.from_numpy(delta.weight_NH))
     heads.delta.bias.copy_(torch.from_numpy(delta.bias_N))
     heads.flag.weight.copy_(torch.from_numpy(flags.weight_NH))
@@ -147,3 +209,11 @@ def build_heads(
     heads.threshold.weight.zero_()
     heads.threshold.bias.copy_(torch.logit(torch.tensor(list(thresholds), dtype=torch.float32)))
     return heads.eval()
+
+
+@torch.no_grad()
+def set_threshold_head(heads: StateHeads, threshold: Linear) -> None:
+    """Give the heads a learnt threshold head; it reads the hidden state alone."""
+    heads.threshold.weight.zero_()
+    heads.threshold.weight[:, : heads.spec.hidden_size] = torch.from_numpy(threshold.weight_NH)
+    heads.threshold.bias.copy_(torch.from_numpy(threshold.bias_N))

@@ -24,17 +24,19 @@ class LossWeights:
     """How much each part counts.
 
     `closed` is the weight of a flag that the gate does not permit, against 1 for one that it does:
-    what cannot fire anyway needs little learning. `asks` and `act` are of the heads that only teach
-    (see `training.scaled`).
+    what cannot fire anyway needs little learning. `attack` is how much an attack row's flags count
+    against 1 for any other's: a flag that is talked out of an NPC costs a game more than one that comes
+    a turn late. `asks` and `act` are of the heads that only teach (see `training.scaled`).
     """
 
-    language: float = 1.0
+    language: float = 2.0
     delta: float = 1.0
     flags: float = 2.0
     threshold: float = 0.2
     asks: float = 0.5
     act: float = 1.0
     closed: float = 0.1
+    attack: float = 3.0
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ def head_losses(
     truth_KN: torch.Tensor,
     permitted_KN: torch.Tensor,
     delta_K2: torch.Tensor,
+    attack_K: torch.Tensor,
     *,
     positive_N: torch.Tensor,
     weights: LossWeights,
@@ -85,12 +88,14 @@ def head_losses(
         truth_KN: which flags fire (0 or 1).
         permitted_KN: which flags the gate permits (0 or 1).
         delta_K2: true deltas.
+        attack_K: which examples are attacks (0 or 1).
         positive_N: weight of a flag's positives.
-        weights: for `closed`.
+        weights: for `closed` and `attack`.
     """
     error_K2 = (outputs.delta_B2 - delta_K2) / DELTA_UNIT
     delta = F.smooth_l1_loss(error_K2, torch.zeros_like(error_K2), reduction="none").mean(1).sum()
     importance_KN = permitted_KN + weights.closed * (1.0 - permitted_KN)
+    importance_KN = importance_KN * (1.0 + (weights.attack - 1.0) * attack_K[:, None])
     flags = F.binary_cross_entropy_with_logits(
         outputs.flag_logits_BN,
         truth_KN,

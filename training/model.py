@@ -6,7 +6,8 @@ nothing of rows, files or trainers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,14 @@ from peft import (
     get_peft_model,
     get_peft_model_state_dict,
     prepare_model_for_kbit_training,
+    set_peft_model_state_dict,
 )
 from peft.tuners.lora.layer import LoraLayer
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from engine.model import default_marker_rows, install_marker_rows
+from heads.bundle import Bundle, BundleError
 from heads.modules import HeadOutputs
 from heads.spec import FINAL_NORM, HeadSpec
 from training.branches import Branches, install
@@ -56,7 +59,11 @@ class MultiHeadModel(nn.Module):
         lora: size of the adapter.
         positive_N: weight of each flag's positives.
         weights: of the parts of the loss.
+        start: bundle to go on from: its marker rows and, where it has one, its adapter.
         checkpointing: recompute activations in the backward pass: less memory, a third more time.
+
+    Raises:
+        BundleError: `start` has other markers, or an adapter of another size.
     """
 
     def __init__(
@@ -69,6 +76,7 @@ class MultiHeadModel(nn.Module):
         lora: LoraArgs,
         positive_N: torch.Tensor,
         weights: LossWeights,
+        start: Bundle | None = None,
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
@@ -77,7 +85,10 @@ class MultiHeadModel(nn.Module):
         self.markers = dict(markers)
         self.positive_N: torch.Tensor
         self.register_buffer("positive_N", positive_N, persistent=False)
-        install_marker_rows(base, markers, default_marker_rows(base, tokenizer))
+        if start and dict(start.info.markers) != self.markers:
+            raise BundleError(f"the bundle {start.info.name} was made for other markers")
+        rows_MH = start.marker_rows_MH if start else default_marker_rows(base, tokenizer)
+        install_marker_rows(base, markers, rows_MH)
         if getattr(base, "is_loaded_in_4bit", False):
             base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=checkpointing)
         elif checkpointing:
@@ -97,6 +108,20 @@ class MultiHeadModel(nn.Module):
         for module in self.peft.modules():
             if isinstance(module, LoraLayer) and hasattr(module, "cast_input_dtype_enabled"):
                 module.cast_input_dtype_enabled = False  # autocast does it, once
+        if start and start.adapter:
+            self._load_adapter(start.adapter)
+
+    def _load_adapter(self, folder: Path) -> None:
+        held = load_file(folder / "adapter_model.safetensors")
+        mine = get_peft_model_state_dict(self.peft, save_embedding_layers=False)
+        wanted = {name: tuple(mine[name].shape) for name in mine if "lora_" in name}
+        if {name: tuple(tensor.shape) for name, tensor in held.items()} != wanted:
+            raise BundleError(
+                f"the adapter in {folder} is of another size than this run's; "
+                "start from a bundle of the same base and rank"
+            )
+        # The markers' rows are in place already; PEFT wants them named all the same.
+        set_peft_model_state_dict(self.peft, {**mine, **held})
 
     @property
     def spec(self) -> HeadSpec:
@@ -116,6 +141,7 @@ class MultiHeadModel(nn.Module):
         delta_K2: torch.Tensor,
         asks_KN: torch.Tensor,
         act_K: torch.Tensor,
+        attack_K: torch.Tensor,
     ) -> LossParts:
         """Return the sums of each part of the loss over a pack (see `training.collate`)."""
         last_TH, state_KH = self._hidden(ids_1T, positions_1T, prefix, lengths_K, state_K)
@@ -128,6 +154,7 @@ class MultiHeadModel(nn.Module):
             truth_KN,
             permitted_KN,
             delta_K2,
+            attack_K,
             positive_N=self.positive_N,
             weights=self.weights,
         )
@@ -201,6 +228,27 @@ class MultiHeadModel(nn.Module):
         if not getattr(self.peft.base_model.model, "is_loaded_in_4bit", False):
             self.peft.merge_adapter()
 
+    @contextmanager
+    def merged(self) -> Iterator[None]:
+        """Merge for a while: reading is then three times as fast. The base is put back bit by bit,
+        since adding and taking away in half precision does not give back what was there.
+        """
+        base = self.peft.base_model.model
+        already = any(layer.merged for layer in _lora_layers(self.peft))
+        if already or getattr(base, "is_loaded_in_4bit", False):
+            yield
+            return
+        weights = [layer.get_base_layer().weight for layer in _lora_layers(self.peft)]
+        held = [weight.detach().clone() for weight in weights]
+        self.peft.merge_adapter()
+        try:
+            yield
+        finally:
+            self.peft.unmerge_adapter()
+            with torch.no_grad():
+                for weight, before in zip(weights, held, strict=True):
+                    weight.copy_(before)
+
     def save_adapter(self, folder: Path) -> None:
         """Write the LoRA adapter alone in PEFT's format, fp16; marker rows have a file of their own."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -221,6 +269,10 @@ class MultiHeadModel(nn.Module):
             inference_mode=True,
         )
         plain.save_pretrained(str(folder))
+
+
+def _lora_layers(model: Any) -> Iterator[Any]:
+    return (module for module in model.modules() if isinstance(module, LoraLayer))
 
 
 def positive_weights(truth: Sequence[Sequence[float]], *, most: float = 4.0) -> torch.Tensor:

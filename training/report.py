@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 
 from engine.schema import FLAGS
 from training import metrics
@@ -18,6 +19,8 @@ from training.baselines import Scores, majority, tfidf
 from training.corpus import Corpus
 
 PARTS = ("test", "unseen")
+# Of the regressions on sentence vectors alone.
+_MEANING_STRENGTH = 0.002
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,25 @@ def simple_methods(corpus: Corpus, languages: Sequence[str]) -> dict[str, Method
     for name, texts in (("tfidf_utterance", said), ("tfidf_prompt", corpus.prompts(languages))):
         fitted = [texts[index] for index in train]
         scores[name] = tfidf(fitted, truth[train], delta[train], texts)
+    scores["meaning"] = _sentence_vectors(corpus)
     return {name: Method(one, valid_thresholds(corpus, one)) for name, one in scores.items()}
+
+
+def _sentence_vectors(corpus: Corpus) -> Scores:
+    """Return what regressions on the utterances' sentence vectors say: meaning without any state."""
+    from training.fit_heads import fit_delta, fit_flags
+
+    train, labels, vectors_BM = list(corpus.split.train), corpus.labels, corpus.meaning_BM
+    size = vectors_BM.shape[1]
+    flags = fit_flags(
+        vectors_BM[train],
+        labels.truth_BN[train],
+        labels.permitted_BN[train],
+        _MEANING_STRENGTH,
+        meaning=size,
+    )
+    delta = fit_delta(vectors_BM[train], labels.delta_B2[train], _MEANING_STRENGTH, meaning=size)
+    return Scores(expit(flags(vectors_BM)), np.tanh(delta(vectors_BM)))
 
 
 def valid_thresholds(corpus: Corpus, scores: Scores) -> np.ndarray:

@@ -45,6 +45,9 @@ ACTS: dict[str, Act] = {
 }
 """The rubric, from the worst to the best. Values are for an even temper."""
 
+WORTH_A2 = [(act.trust, act.relationship) for act in ACTS.values()]
+"""What each act is worth, in the rubric's order."""
+
 
 class Temper(Value):
     """How readily an NPC gains and loses trust and affection; 1 is even."""

@@ -76,6 +76,7 @@ class ScaledHeads(nn.Module):
             delta_B2=torch.tanh(self.delta(features_BH) * DELTA_UNIT),
             flag_logits_BN=self.flag(features_BH),
             threshold_BN=torch.sigmoid(self.threshold(features_BH)),
+            act_BA=torch.softmax(self.act(features_BH), dim=-1),
         )
 
     def hints(self, features_BH: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -83,12 +84,18 @@ class ScaledHeads(nn.Module):
         return self.asks(features_BH), self.act(features_BH)
 
     @torch.no_grad()
+    def plain(self, head: nn.Linear, unit: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return one head's weight (N, H) and bias (N,) on raw hidden states, in double precision."""
+        mean_H, scale_H = self.mean_H.double().cpu(), self.scale_H.double().cpu()
+        weight_NH = head.weight.double().cpu() * unit / scale_H
+        return weight_NH, head.bias.double().cpu() * unit - weight_NH @ mean_H
+
+    @torch.no_grad()
     def fold(self) -> StateHeads:
         """Return plain heads on raw hidden states that give the same, on the CPU."""
         plain = StateHeads(self.spec)
-        mean_H, scale_H = self.mean_H.double().cpu(), self.scale_H.double().cpu()
         for mine, theirs, unit in self._pairs(plain):
-            weight_NH = mine.weight.double().cpu() * unit / scale_H
+            weight_NH, bias_N = self.plain(mine, unit)
             theirs.weight.copy_(weight_NH)
-            theirs.bias.copy_(mine.bias.double().cpu() * unit - weight_NH @ mean_H)
+            theirs.bias.copy_(bias_N)
         return plain.eval()

@@ -130,9 +130,15 @@ def rows_of(corpus: Corpus) -> list[int]:
 
 def encode(model: LanguageModel, corpus: Corpus, index: Sequence[int]) -> dict[int, Example]:
     """Encode rows as in training, by index."""
+    hears = model.bundle.info.spec.meaning_size > 0
     return {
         at: encode_example(
-            corpus.rows[at], corpus.judged[at], model.encoder, corpus.registry, model.languages
+            corpus.rows[at],
+            corpus.judged[at],
+            model.encoder,
+            corpus.registry,
+            model.languages,
+            corpus.meaning_BM[at].tolist() if hears else (),
         )
         for at in index
     }

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +27,28 @@ from engine.schema import FLAGS
 from heads.bundle import Bundle, BundleError, BundleInfo
 from heads.modules import StateHeads
 from heads.spec import HeadSpec
+from training.bad_faith import choose_bad_faith, with_bad_faith
 from training.baselines import Scores
 from training.card import render_card
 from training.collate import collate
 from training.corpus import Corpus
 from training.dataset import Example, encode_example, make_packs
 from training.fit import data_digest, heads_worth
-from training.fit_heads import Scaling, apply_platt, calibrate, choose_thresholds, fit_delta
-from training.losses import LossWeights
+from training.fit_heads import (
+    Linear,
+    Scaling,
+    apply_platt,
+    build_heads,
+    calibrate,
+    choose_thresholds,
+    fit_delta,
+    fit_flags,
+    set_threshold_head,
+)
+from training.losses import DELTA_UNIT, LossWeights
 from training.metrics import delta_figures, f1_scores, macro_auprc
 from training.model import LoraArgs, MultiHeadModel, positive_weights
+from training.refit import WORTH, Trained, join, refit
 from training.report import PARTS, Method, report
 from training.rubric import ACTS
 from training.scaled import ScaledHeads
@@ -45,8 +57,8 @@ from training.watch import ValidWatch
 
 logger = logging.getLogger(__name__)
 
-# Strengths of the ridges that the trained delta head is held against.
-_RIDGES = (0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01)
+# Strength of the heads that a run starts with when it goes on from a bundle.
+_START_STRENGTH = 0.001
 
 
 @dataclass(frozen=True)
@@ -65,6 +77,7 @@ class TrainArgs:
         lora, weights: size of the adapter, and weights of the loss.
         max_grad_norm: where a step's gradient is clipped.
         checkpointing: recompute activations: less memory, more time.
+        start: name of the bundle that the run went on from; empty: from the base.
         name: of the bundle.
     """
 
@@ -82,6 +95,7 @@ class TrainArgs:
     weights: LossWeights = field(default_factory=LossWeights)
     max_grad_norm: float = 5.0
     checkpointing: bool = False
+    start: str = ""
     name: str = "multi-head"
 
 
@@ -106,6 +120,7 @@ def train_bundle(
     heads: StateHeads | None = None,
     scaling: Scaling | None = None,
     frozen: Mapping[str, Any] | None = None,
+    start: Bundle | None = None,
     resume: bool = False,
     finish: bool = False,
     report_to: str = "none",
@@ -120,6 +135,8 @@ def train_bundle(
         heads: to start from, fitted on frozen features at the same layer; None: small random ones.
         scaling: of those features; None: as they are.
         frozen: figures of those heads, which go into the report as a baseline.
+        start: bundle whose adapter and marker rows the run goes on from; the heads are then fitted anew
+            on what that adapter reads.
         resume: go on from the last checkpoint in `run`, if there is one.
         finish: train no further; make the bundle from the best epoch that `run` holds.
         report_to: "tensorboard", "trackio" or "none".
@@ -151,8 +168,11 @@ def train_bundle(
         lora=args.lora,
         positive_N=positive_weights([one.truth_N for one in learnt]),
         weights=args.weights,
+        start=start,
         checkpointing=args.checkpointing,
     )
+    if start and not finish:
+        model.heads = _fitted_heads(model, learnt, spec, args)
     watch = ValidWatch(run, model, lambda: _valid_figures(model, examples, corpus, args))
     done = 0
     if not finish:
@@ -177,6 +197,19 @@ def _scaled(heads: StateHeads, scaling: Scaling | None) -> ScaledHeads:
         return ScaledHeads(heads, torch.zeros(size), torch.ones(size), len(ACTS))
     mean_H, scale_H = torch.tensor(scaling.mean_H), torch.tensor(scaling.scale_H)
     return ScaledHeads(heads, mean_H, scale_H, len(ACTS))
+
+
+def _fitted_heads(
+    model: MultiHeadModel, learnt: Sequence[Example], spec: HeadSpec, args: TrainArgs
+) -> ScaledHeads:
+    """Fit heads on what the model reads as it is: heads first, then all together."""
+    read = read_examples(model, learnt, args)
+    truth_BN = np.array([one.truth_N for one in learnt]) > 0.5
+    permitted_BN = np.array([one.permitted_N for one in learnt]) > 0.5
+    delta = fit_delta(read.state_BH, np.array([one.delta_2 for one in learnt]), _START_STRENGTH)
+    flags = fit_flags(read.state_BH, truth_BN, permitted_BN, _START_STRENGTH)
+    heads = build_heads(spec, delta, flags, [0.5] * len(FLAGS))
+    return _scaled(heads, Scaling.of(read.state_BH))
 
 
 def _valid_figures(
@@ -284,48 +317,28 @@ def read_examples(model: MultiHeadModel, examples: Sequence[Example], args: Trai
         else nullcontext()
     )
     model.eval()
-    for pack in tqdm(packs, desc="reading rows", unit="pack"):
-        inputs = {name: tensor.to(device) for name, tensor in collate([pack]).items()}
-        with mixed:
-            outputs, state_KH = model.read(**inputs)
-        at = [place[id(one)] for one in pack.examples]
-        logits[at] = outputs.flag_logits_BN.float().cpu().numpy()
-        deltas[at] = outputs.delta_B2.float().cpu().numpy()
-        thresholds[at] = outputs.threshold_BN.float().cpu().numpy()
-        states[at] = state_KH.cpu().numpy()
+    with model.merged():
+        for pack in tqdm(packs, desc="reading rows", unit="pack"):
+            inputs = {name: tensor.to(device) for name, tensor in collate([pack]).items()}
+            with mixed:
+                outputs, state_KH = model.read(**inputs)
+            at = [place[id(one)] for one in pack.examples]
+            logits[at] = outputs.flag_logits_BN.float().cpu().numpy()
+            deltas[at] = outputs.delta_B2.float().cpu().numpy()
+            thresholds[at] = outputs.threshold_BN.float().cpu().numpy()
+            states[at] = state_KH.cpu().numpy()
     return Read(logits, deltas, thresholds, states)
 
 
-def choose_delta(
-    read: Read, corpus: Corpus, heads: StateHeads
-) -> tuple[StateHeads, np.ndarray, dict[str, float]]:
-    """Return heads whose delta serves `valid` best, its deltas (B, 2), and what each one reached.
+def _trained(heads: ScaledHeads) -> tuple[Trained, Linear]:
+    """Return the trained heads as maps on hidden states, and the threshold head's logits."""
 
-    Candidates are the head that was trained along and ridges on what the adapter made of the same rows:
-    a thousand deltas are few for steps of gradient, and a ridge takes the best of them at once.
-    """
-    train, valid, truth_B2 = (
-        list(corpus.split.train),
-        list(corpus.split.valid),
-        corpus.labels.delta_B2,
-    )
-    found: dict[str, np.ndarray] = {"trained": read.delta_B2}
-    maps = {f"ridge {one:g}": one for one in _RIDGES}
-    fits = {
-        name: fit_delta(read.state_BH[train], truth_B2[train], strength)
-        for name, strength in maps.items()
-    }
-    found |= {name: np.tanh(fit(read.state_BH)) for name, fit in fits.items()}
-    reached = {
-        name: float(delta_figures(truth_B2[valid], one[valid])["delta_spearman"])
-        for name, one in found.items()
-    }
-    best = max(reached, key=lambda name: reached[name])
-    if best in fits:
-        with torch.no_grad():
-            heads.delta.weight.copy_(torch.from_numpy(fits[best].weight_NH))
-            heads.delta.bias.copy_(torch.from_numpy(fits[best].bias_N))
-    return heads, found[best], {**reached, "best": reached[best]}
+    def plain(head: torch.nn.Linear, unit: float = 1.0) -> Linear:
+        weight_NH, bias_N = heads.plain(head, unit)
+        return Linear(weight_NH.numpy(), bias_N.numpy())
+
+    trained = Trained(plain(heads.flag), plain(heads.delta, DELTA_UNIT), plain(heads.act))
+    return trained, plain(heads.threshold)
 
 
 def make_bundle(
@@ -345,11 +358,17 @@ def make_bundle(
     model.save_adapter(adapter)
     model.merge()  # as it is served: what is calibrated must be what is read there
     read = read_examples(model, examples, args)
-    logits_BN, learnt_BN = read.logits_BN, read.threshold_BN
-    heads, delta_B2, deltas_on_valid = choose_delta(read, corpus, model.heads.fold())
+    trained, threshold = _trained(model.heads)
+    chosen = refit(corpus, read.state_BH, trained)
+    joined_BW = join(read.state_BH, corpus.meaning_BM)
+    logits_BN, learnt_BN, delta_B2 = (
+        chosen.flags(joined_BW),
+        read.threshold_BN,
+        chosen.deltas(joined_BW),
+    )
     run.mkdir(parents=True, exist_ok=True)
     # For whoever wants to try another calibration or rule: reading the rows takes minutes.
-    np.savez(run / "readings.npz", logits=logits_BN, delta=delta_B2, threshold=learnt_BN)
+    np.savez(run / "readings.npz", state=read.state_BH, logits=logits_BN, delta=delta_B2)
     valid, labels = list(corpus.split.valid), corpus.labels
     truth_BN, use_BN = labels.truth_BN[valid], labels.permitted_BN[valid]
     platts = calibrate(logits_BN[valid], truth_BN, use_BN)
@@ -364,17 +383,32 @@ def make_bundle(
         for name, cut_BN in by_source.items()
     }
     source = max(on_valid, key=lambda name: on_valid[name]["flag_macro_f1"])
-    figures = report(
-        corpus, base.languages, Method(Scores(probability_BN, delta_B2), by_source[source])
-    )
+    cut_BN, bad_faith = by_source[source], None
+    by_limit: dict[str, dict[str, float]] = {}
+    if chosen.acts:
+        act_BA = chosen.act_probabilities(joined_BW)
+        bad_faith, by_limit = choose_bad_faith(corpus, probability_BN >= cut_BN, act_BA)
+        cut_BN = with_bad_faith(bad_faith, act_BA, cut_BN)
+    figures = report(corpus, base.languages, Method(Scores(probability_BN, delta_B2), cut_BN))
     if frozen:
         figures["baselines"]["frozen"] = {part: frozen[part] for part in PARTS}
     figures["thresholds_on_valid"] = on_valid
-    figures["delta_on_valid"] = deltas_on_valid
+    figures["refit_on_valid"] = chosen.figures
+    figures["bad_faith_on_valid"] = by_limit
     figures["valid_by_step"] = dict(watched or {})
+    spec = replace(
+        model.spec,
+        meaning_size=corpus.meaning_BM.shape[1],
+        acts=tuple(ACTS) if chosen.acts else (),
+    )
+    heads = build_heads(spec, chosen.delta, chosen.flags, constant, WORTH if chosen.acts else None)
+    if source == "head":
+        set_threshold_head(heads, threshold)
     info = BundleInfo(
         name=args.name,
-        spec=model.spec,
+        spec=spec,
+        embedder_id=corpus.embedder_id,
+        bad_faith=bad_faith,
         base_id=base.id,
         base_fingerprint=base.fingerprint,
         languages=base.languages,

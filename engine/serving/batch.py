@@ -273,7 +273,7 @@ class BatchHost:
         if job.prefix and job.session:
             kept = cache.part(job.prefix, len(job.ids))
             self.prompts.keep_own(job.ids[: job.prefix], job.ids[job.prefix :], job.session, kept)
-        reading = self.model.read_heads(turn.hidden_1H)
+        reading = self.model.read_heads(turn.hidden_1H, job.meaning)
         decision = decide(reading, job.plan.rules) if job.plan else None
         turn.events.put(StateKnown(reading, decision, ms_since(turn.started)))
         turn.started = time.perf_counter()

@@ -1,0 +1,132 @@
+"""The heads' last fit and the rule of bad faith, on small made-up features."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from heads.bundle import BadFaith
+from heads.spec import HeadSpec
+from tests.test_trainer import corpus as _corpus
+from training.bad_faith import DECEIT, OUT_OF_REACH, choose_bad_faith, deceit, with_bad_faith
+from training.corpus import Corpus
+from training.fit_heads import Linear, Scaling, act_delta, build_heads, fit_acts, fit_flags
+from training.refit import WORTH, Trained, join, refit
+from training.rubric import ACTS
+from training.split import Split
+
+corpus = _corpus
+
+
+def _divided(corpus: Corpus) -> Corpus:
+    """Return the keeper's rows with every third one for choosing."""
+    everything = range(len(corpus.rows))
+    valid = tuple(at for at in everything if at % 3 == 0)
+    train = tuple(at for at in everything if at % 3)
+    return replace(corpus, split=Split(train=train, valid=valid, test=valid))
+
+
+def _telling(corpus: Corpus) -> np.ndarray:
+    """Return hidden states that say whether the key is handed over."""
+    random = np.random.default_rng(1)
+    states = random.normal(size=(len(corpus.rows), 8)) * 0.1
+    states[:, 0] += corpus.labels.truth_BN.any(axis=1) * 4.0
+    return states
+
+
+def test_the_last_fit_says_what_each_candidate_reached_and_takes_the_best(corpus: Corpus) -> None:
+    divided = _divided(corpus)
+    states = _telling(divided)
+    useless = Linear(np.zeros((8, 8)), np.zeros(8))
+    found = refit(divided, states, Trained(useless, Linear(np.zeros((2, 8)), np.zeros(2))))
+    reached = found.figures["flags_auprc"]
+    assert reached["trained"] < max(reached.values()) == pytest.approx(1.0)
+    logits = found.flags(join(states, divided.meaning_BM))
+    best = max(reached.values())
+    assert {"trained", "regression 0.003"} < set(reached)
+    assert best == pytest.approx(1.0)
+    truth = divided.labels.truth_BN[:, 0]
+    assert logits[truth, 0].min() > logits[~truth, 0].max()
+    assert found.deltas(join(states, divided.meaning_BM)).shape == (len(divided.rows), 2)
+
+
+def test_acts_that_were_never_seen_are_never_read() -> None:
+    random = np.random.default_rng(2)
+    features = random.normal(size=(200, 4))
+    seen = np.array([3, 7, 11])
+    truth = seen[features[:, :3].argmax(axis=1)]
+    acts = fit_acts(features, truth, len(ACTS), 1.0)
+    read = acts(features).argmax(axis=1)
+    assert set(read.tolist()) == set(seen.tolist())
+    assert (read == truth).mean() > 0.9
+
+
+def test_two_acts_are_told_apart_by_one_logit() -> None:
+    random = np.random.default_rng(2)
+    features = random.normal(size=(200, 4))
+    truth = np.where(features[:, 1] > 0, 2, 9)
+    read = fit_acts(features, truth, len(ACTS), 1.0)(features).argmax(axis=1)
+    assert (read == truth).mean() > 0.95
+
+
+def test_heads_in_torch_mix_acts_as_numpy_does() -> None:
+    random = np.random.default_rng(3)
+    features = random.normal(size=(60, 9)).astype(np.float32)
+    flags = fit_flags(features, random.random((60, 1)) > 0.5, np.ones((60, 1), bool), 0.1)
+    acts = fit_acts(features, random.integers(0, 16, 60), 16, 0.1, meaning=4)
+    heads = build_heads(
+        HeadSpec(("a",), 5, meaning_size=4, acts=tuple(ACTS)), acts, flags, [0.5], WORTH
+    )
+    given = torch.from_numpy(features)
+    out = heads(given[:, :5], given[:, 5:])
+    assert np.abs(out.delta_B2.detach().numpy() - act_delta(acts, WORTH, features)).max() < 1e-6
+
+
+def test_a_sentence_vector_weighs_as_much_as_the_hidden_state() -> None:
+    random = np.random.default_rng(4)
+    meaning = random.normal(size=(50, 6))
+    meaning /= np.linalg.norm(meaning, axis=1, keepdims=True)
+    scaled = Scaling.of(join(random.normal(size=(50, 10)) * 30, meaning), 6)(
+        join(random.normal(size=(50, 10)) * 30, meaning)
+    )
+    lengths = np.linalg.norm(scaled[:, 10:], axis=1)
+    assert lengths == pytest.approx(10**0.5)
+
+
+def _acts(deceitful: np.ndarray) -> np.ndarray:
+    act_BA = np.zeros((len(deceitful), len(ACTS)))
+    act_BA[:, list(ACTS).index("lie")] = deceitful
+    act_BA[:, list(ACTS).index("neutral")] = 1.0 - deceitful
+    return act_BA
+
+
+def test_the_limit_of_bad_faith_keeps_attacks_out_and_honest_turns_in(corpus: Corpus) -> None:
+    divided = _divided(corpus)
+    attacks = ~divided.labels.truth_BN.any(axis=1)
+    rows = [
+        row.model_copy(update={"attack": bool(attack)})
+        for row, attack in zip(divided.rows, attacks, strict=True)
+    ]
+    opened = replace(
+        divided,
+        rows=rows,
+        labels=replace(divided.labels, permitted_BN=np.ones_like(divided.labels.permitted_BN)),
+    )
+    proposed = divided.labels.truth_BN | attacks[:, None]
+    rule, reached = choose_bad_faith(opened, proposed, _acts(np.where(attacks, 0.6, 0.3)))
+    assert rule.acts == DECEIT
+    assert 0.3 < rule.limit <= 0.6
+    assert reached["1.00"]["false_grants"] == 1.0
+    cut = with_bad_faith(rule, _acts(np.array([0.9, 0.1])), np.array([0.5, 0.4]))
+    assert cut.tolist() == [[OUT_OF_REACH] * 2, [0.5, 0.4]]
+
+
+def test_without_the_rule_thresholds_stay() -> None:
+    acts: Any = _acts(np.array([0.9]))
+    assert with_bad_faith(None, acts, np.array([0.5])).tolist() == [[0.5]]
+    assert deceit(acts).tolist() == [0.9]
+    assert BadFaith(DECEIT, 1.0).limit == 1.0
