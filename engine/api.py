@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from engine.errors import EngineError, InvalidRequest
+from engine.lookup import documents, gaps
 from engine.schema import GenParams, invalid_from, parse_request
 from engine.service import EngineService
 
@@ -134,6 +135,40 @@ class Api:
         """Make an NPC forget a player."""
         return _guarded(lambda: self._service.engine.forget(_player(player_id), _npc(npc_id)))
 
+    def explain(
+        self, npc_id: str, quest_stage: str, flag: str, text: str = "", language: str | None = None
+    ) -> dict[str, Any]:
+        """Say what a flag means for an NPC at a stage, with the nearest documents and distances."""
+        return _guarded(
+            lambda: self._service.engine.explain(
+                _npc(npc_id), quest_stage, flag, text, language or None
+            )
+        )
+
+    def documents(self, npc_id: str, language: str | None = None) -> dict[str, Any]:
+        """Return an NPC's documents, and what its file leaves out."""
+
+        def read() -> Json:
+            npc = self._service.registry.get(_npc(npc_id), language or None)
+            return {"documents": documents(npc), "gaps": gaps(npc)}
+
+        return _guarded(read)
+
+    def model_card(self) -> dict[str, Any]:
+        """Return the card, the figures and the thresholds of the bundle that serves."""
+
+        def read() -> Json:
+            bundle = self._service.engine.parts.host.model.bundle
+            return {
+                "name": bundle.info.name,
+                "card": bundle.card,
+                "metrics": dict(bundle.info.metrics),
+                "thresholds": dict(bundle.info.thresholds),
+                "threshold_source": bundle.info.threshold_source,
+            }
+
+        return _guarded(read)
+
     def calls(self) -> dict[str, Callable[..., Any]]:
         """Return every public call by its API name."""
         return {
@@ -148,6 +183,9 @@ class Api:
             "session": self.session,
             "undo": self.undo,
             "forget": self.forget,
+            "explain": self.explain,
+            "documents": self.documents,
+            "model_card": self.model_card,
         }
 
 

@@ -18,7 +18,7 @@ from engine.prompt import LORE_FACTS
 from engine.schema import ANY_STAGE
 from rag.documents import Document
 from rag.interpret import Interpretation, description, interpret, lore
-from rag.store import KnowledgeCorrupt, KnowledgeError, KnowledgeStore, SyncReport
+from rag.store import Hit, KnowledgeCorrupt, KnowledgeError, KnowledgeStore, SyncReport
 
 __all__ = ["Briefing", "Interpretation", "Knowledge", "KnowledgeError", "documents_of"]
 
@@ -106,6 +106,10 @@ class Knowledge:
         """Return what each of `flags` means for `npc` at `stage`."""
         store = self._readable()
         return interpret(store, npc.id, stage, flags, lang=npc.language, utterance=utterance)
+
+    def near(self, npc: NPC, text: str, count: int) -> list[Hit]:
+        """Return the NPC's documents nearest in meaning to `text`, in its language."""
+        return self._readable().nearest(text, count, npc_id=npc.id, lang=npc.language)
 
     def count(self) -> int:
         """Return how many documents the store holds."""

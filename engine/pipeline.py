@@ -15,9 +15,11 @@ import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from engine.errors import ConflictError, InvalidRequest, ModelError
+from engine.errors import ConflictError, InvalidRequest, ModelError, NotReady
 from engine.host import Job, StateKnown
+from engine.knowledge import KnowledgeError
 from engine.locks import KeyedLocks
+from engine.lookup import explain
 from engine.npc import NPC
 from engine.play import Parts, Turn, TurnEvent, sampling_of
 from engine.prompt import CTX, PLAYER, STATE, parse_marked
@@ -175,6 +177,23 @@ class DialogueEngine:
             "delta": [round(reading.trust, 3), round(reading.relationship, 3)],
             "flags": {flag: round(p, 3) for flag, p in reading.probabilities.items()},
         }
+
+    def explain(
+        self, npc_id: str, quest_stage: str, flag: str, said: str, language: str | None
+    ) -> dict[str, Any]:
+        """Say what a flag means for an NPC at a stage; see `engine.lookup.explain`.
+
+        Raises:
+            InvalidRequest: there is no such NPC, stage or flag.
+            NotReady: the knowledge store cannot answer.
+        """
+        npc, knowledge = self.parts.registry.get(npc_id, language), self.parts.knowledge
+        if knowledge is None:
+            raise NotReady("the knowledge store is not open; restart the program")
+        try:
+            return explain(knowledge, npc, quest_stage, flag, said)
+        except KnowledgeError as exc:
+            raise NotReady(f"the knowledge store cannot answer: {exc}") from exc
 
     def _stored(self, request: TurnRequest) -> TurnResult | None:
         if request.turn_id is None:

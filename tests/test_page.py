@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ import pytest
 
 from engine.errors import InvalidRequest
 from engine.npc import NPC, load_folder
-from engine.ui import render, scene
+from engine.ui import journey, render, scene
 from engine.ui.calls import endpoint, first_line, turn_limit
 from engine.ui.desk import View, message
 from engine.ui.words import EN, KO, locale_of
@@ -212,7 +213,9 @@ def test_presets_meet_the_conditions_of_their_flag(npc):
 
 def test_undo_takes_one_exchange_off_the_talk():
     greeted = View(talk=(message("assistant", "Hi."),))
-    assert greeted.with_turn("Hello", "What?").without_turn() == greeted
+    after = greeted.with_turn("Hello", result())
+    assert (len(after.talk), after.steps[0]["player"]) == (3, "Hello")
+    assert after.without_turn() == greeted
     assert greeted.without_turn() == greeted
 
 
@@ -481,3 +484,109 @@ def test_starting_is_shown_and_the_process_stops_when_asked(visit, tmp_path: Pat
     finally:
         code = stop(process)
     assert code == 0
+
+
+# The studio around the chat
+
+
+def test_a_session_branches_saves_loads_and_exports(visit, url, tmp_path: Path):
+    page = visit(url, accept_downloads=True)
+    talks_to(page, "Silvia")
+    say(page, "Good evening.")
+    say(page, "I am sorry for your loss.")
+    page.wait_for_selector(".pc-plot svg")
+    settled(page)
+    first = player_of(page)
+    page.click("#pc-files button.label-wrap")
+    saved = _downloaded(page, "#pc-save", tmp_path / "session.json")
+    assert json.loads(saved)["player_id"] == first
+    transcript = _downloaded(page, "#pc-export-md", tmp_path / "talk.md")
+    assert "**Player:** I am sorry for your loss." in transcript
+    assert transcript.count("> trust") == 2
+    turns = json.loads(_downloaded(page, "#pc-export-json", tmp_path / "talk.json"))["turns"]
+    assert [one["player"] for one in turns] == ["Good evening.", "I am sorry for your loss."]
+    page.click("#pc-branch")
+    page.wait_for_selector("#pc-note .pc-good")
+    assert player_of(page) != first
+    say(page, "What if I had said this instead?")
+    page.wait_for_function("document.querySelectorAll('#pc-talk [data-testid=user]').length === 3")
+    settled(page)
+    page.set_input_files("#pc-files input[type=file]", tmp_path / "session.json")
+    page.wait_for_function(
+        f"document.querySelector('#pc-player textarea, #pc-player input').value === '{first}'"
+    )
+    assert len(bubbles(page)) == 5
+    (tmp_path / "broken.json").write_text("[1", encoding="utf-8")
+    page.set_input_files("#pc-files input[type=file]", tmp_path / "broken.json")
+    page.wait_for_selector("#pc-note .pc-bad")
+    assert player_of(page) == first
+
+
+def _downloaded(page: Any, button: str, path: Path) -> str:
+    with page.expect_download() as coming:
+        page.click(button)
+    coming.value.save_as(path)
+    return path.read_text(encoding="utf-8")
+
+
+def test_retry_replaces_the_last_turn_and_keys_do_what_buttons_do(visit, url):
+    page = visit(url)
+    talks_to(page, "Hedda")
+    page.keyboard.press("Control+Enter")
+    page.wait_for_selector("#pc-note .pc-bad")
+    say(page, "Good morning.")
+    seed = page.inner_text("#pc-inspector .pc-small")
+    page.press("#pc-say textarea", "Control+Enter")
+    page.wait_for_function(
+        "before => document.querySelector('#pc-inspector .pc-small')?.innerText !== before",
+        arg=seed,
+    )
+    settled(page)
+    assert len(bubbles(page)) == 3
+    session = call(url, "session", player_id=player_of(page), npc_id=SMITH)
+    assert [turn["player"] for turn in session["history"]] == ["Good morning."]
+    page.fill("#pc-say textarea", "Tell me a long story.")
+    with endless_lines(url):
+        page.click("#pc-send")
+        page.wait_for_selector("#pc-inspector .pc-writing")
+        page.keyboard.press("Escape")
+        page.wait_for_selector("#pc-note .pc-good")
+    assert page.input_value("#pc-say textarea") == "Tell me a long story."
+
+
+def test_flags_and_lore_say_what_a_flag_means_and_what_is_missing(visit, url):
+    page = visit(url)
+    talks_to(page, "Silvia")
+    page.get_by_role("tab", name=EN["tab_knowledge"]).click()
+    page.wait_for_selector("#pc-kn-documents tbody tr")
+    choose(page, "pc-kn-stage", "in_progress")
+    page.click("#pc-kn-ask")
+    page.wait_for_selector("#pc-kn-found .pc-good")
+    assert "gold_necklace" in page.inner_text("#pc-kn-found .pc-good")
+    assert page.locator("#pc-kn-found tbody tr").count() == 5
+    page.get_by_role("tab", name=EN["tab_model"]).click()
+    page.wait_for_selector("#pc-model button.label-wrap")
+
+
+def test_the_plot_begins_where_the_first_turn_found_the_player():
+    steps = [journey.step("Hi.", result()), journey.step("You.", result())]
+    assert journey.plot(steps[:1], "en") == ""
+    drawn = journey.plot(steps, "en")
+    assert "Trust +0.10, +0.23, +0.23" in drawn or "Trust +0.10, +0.22, +0.22" in drawn
+    assert drawn.count("<polyline") == 2
+
+
+def test_a_transcript_keeps_markup_harmless_and_says_what_was_decided():
+    talk = [message("assistant", "Hm."), message("user", EVIL), message("assistant", "Take *it*.")]
+    told = journey.transcript_markdown("Hedda", talk, [journey.step(EVIL, result())])
+    assert "\\<img" in told
+    assert "Take \\*it\\*." in told
+    assert told.count("> trust") == 1
+    assert "give\\_item: key" in told
+    assert "stage first → second" in told
+
+
+def test_how_the_player_is_taken_is_told_with_its_share():
+    drawn = render.turn_view(result(acts={"comfort": 0.62, "help": 0.2}), "ko")
+    assert f"{KO['act_comfort']} <b>62%</b>" in drawn
+    assert "pc-acts" not in render.turn_view(result(), "ko")

@@ -30,6 +30,12 @@ def _divided(corpus: Corpus) -> Corpus:
     return replace(corpus, split=Split(train=train, valid=valid, test=valid))
 
 
+def _opened(corpus: Corpus) -> Corpus:
+    """Return the corpus with every flag permitted, so that the heads alone decide."""
+    everywhere = np.ones_like(corpus.labels.permitted_BN)
+    return replace(corpus, labels=replace(corpus.labels, permitted_BN=everywhere))
+
+
 def _telling(corpus: Corpus) -> np.ndarray:
     """Return hidden states that say whether the key is handed over."""
     random = np.random.default_rng(1)
@@ -39,7 +45,7 @@ def _telling(corpus: Corpus) -> np.ndarray:
 
 
 def test_the_last_fit_says_what_each_candidate_reached_and_takes_the_best(corpus: Corpus) -> None:
-    divided = _divided(corpus)
+    divided = _opened(_divided(corpus))
     states = _telling(divided)
     useless = Linear(np.zeros((8, 8)), np.zeros(8))
     found = refit(divided, states, Trained(useless, Linear(np.zeros((2, 8)), np.zeros(2))))
@@ -111,11 +117,7 @@ def test_the_limit_of_bad_faith_keeps_attacks_out_and_honest_turns_in(corpus: Co
         row.model_copy(update={"attack": bool(attack)})
         for row, attack in zip(divided.rows, attacks, strict=True)
     ]
-    opened = replace(
-        divided,
-        rows=rows,
-        labels=replace(divided.labels, permitted_BN=np.ones_like(divided.labels.permitted_BN)),
-    )
+    opened = _opened(replace(divided, rows=rows))
     proposed = divided.labels.truth_BN | attacks[:, None]
     rule, reached = choose_bad_faith(opened, proposed, _acts(np.where(attacks, 0.6, 0.3)))
     assert rule.acts == DECEIT

@@ -17,7 +17,7 @@ DECEIT = ("threat", "lie", "manipulation")
 OUT_OF_REACH = 2.0
 """A threshold that no probability reaches."""
 
-_LIMITS = np.linspace(0.2, 0.8, 13)
+_LIMITS = tuple(round(0.2 + 0.05 * step, 2) for step in range(13))
 # What a false grant on every attack would weigh against macro-F1.
 _WEIGHT = 0.2
 
@@ -42,7 +42,7 @@ def choose_bad_faith(
     attacks = np.array([corpus.rows[at].attack for at in valid])
     open_BN = proposed_BN[valid] & labels.permitted_BN[valid]
     reached: dict[str, dict[str, float]] = {}
-    for limit in (1.0, *_LIMITS.tolist()):
+    for limit in (1.0, *_LIMITS):
         fired_BN = open_BN & ~(deceit(act_BA[valid]) >= limit)[:, None]
         granted = fired_BN[attacks].any(axis=1)
         reached[f"{limit:.2f}"] = {

@@ -17,7 +17,7 @@ from engine.ui import render
 from engine.ui.calls import arguments, first_line
 from engine.ui.chat import ChatTab
 from engine.ui.desk import View
-from engine.ui.snippets import all_snippets
+from engine.ui.snippets import all_snippets, protocol
 from engine.ui.words import label, locale_of
 
 _FORMS = (
@@ -25,6 +25,9 @@ _FORMS = (
     ("javascript", "JavaScript", "javascript"),
     ("fetch", "fetch", "javascript"),
     ("curl", "curl", "shell"),
+    ("csharp", "C# (Unity)", "c"),
+    ("gdscript", "GDScript", "python"),
+    ("protocol", "HTTP", "shell"),
 )
 _GREETING = {"en": "Hello. Who are you?", "ko": "안녕하세요. 누구세요?"}
 
@@ -133,7 +136,8 @@ class ApiTab:
         """Draw snippets for the Chat tab's present state, and the table of calls."""
         locale = locale_of(request.headers.get("accept-language"))
         given = self.arguments(words or view.last_words or _GREETING[locale], view, fields)
-        snippets = all_snippets(page_url(request), given)
+        url = page_url(request)
+        snippets = {**all_snippets(url, given), "protocol": protocol(url)}
         table = render.calls_table(
             [
                 (f"/{name}({arguments(call)})", first_line(call))

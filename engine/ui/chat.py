@@ -6,6 +6,7 @@ mean from `engine.ui.scene`. A handler takes a `View` and returns a new one.
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
@@ -15,12 +16,13 @@ from typing import Any, cast
 import gradio as gr
 
 from engine.api import Api
-from engine.errors import EngineError
+from engine.errors import EngineError, InvalidRequest
 from engine.service import EngineService
-from engine.ui import render, scene
+from engine.ui import journey, render, scene
 from engine.ui.calls import TURNS
 from engine.ui.desk import Desk, View, error_of, message, new_player, plain_error
 from engine.ui.fields import SceneFields, Updates
+from engine.ui.session_files import SessionFiles, session_data
 from engine.ui.words import label, locale_of, say
 
 _STORAGE = "persona-chat-engine"
@@ -81,6 +83,7 @@ class ChatTab:
             max_length=128,
             elem_id="pc-player",
         )
+        self._files = SessionFiles(self.desk)
 
     def _build_chat(self) -> None:
         self._chat = gr.Chatbot(
@@ -122,8 +125,10 @@ class ChatTab:
             )
         with gr.Row(elem_id="pc-tools"):
             self._note = gr.HTML(elem_id="pc-note", padding=False)
+            self._retry = gr.Button(label("retry"), size="sm", elem_id="pc-retry", min_width=0)
             self._undo = gr.Button(label("undo"), size="sm", elem_id="pc-undo", min_width=0)
             self._clear = gr.Button(label("clear"), size="sm", elem_id="pc-clear", min_width=0)
+        gr.Markdown(label("keys"), elem_classes="pc-hint pc-keys")
 
     # Wiring
 
@@ -149,6 +154,18 @@ class ChatTab:
             trigger_mode="once",
             **quiet,
         )
+        self._retry.click(
+            self.retried,
+            [self.view, *self.fields.inputs],
+            seen,
+            concurrency_id=TURNS,
+            concurrency_limit=self._turn_limit,
+            trigger_mode="once",
+            **quiet,
+        )
+        self._files.branch.click(self.branched, [self.view], seen, **quiet)
+        self._files.load.upload(self.loaded, [self._files.load, self.view], seen, **quiet)
+        self._files.wire(self.view, self._note)
         self._send.click(None, js=_TO_BOX, **quiet)
         self._stop.click(self.stopped, None, None, queue=False, js=_TO_BOX, **quiet)
         self._undo.click(self.undone, [self.box, self.view], seen, **quiet)
@@ -169,7 +186,8 @@ class ChatTab:
     @property
     def _outputs(self) -> list[Any]:
         own = [self.view, self._stored, self._npc, self._card, self._language, self._player]
-        own += [self._chat, self._note, self.box, self._send, self._stop, self._undo, self._clear]
+        own += [self._chat, self._note, self.box, self._send, self._stop, self._retry]
+        own += [self._undo, self._clear, self._files.branch, self._files.load]
         return [*own, self._turn, self.fields.preset, *self.fields.outputs]
 
     @property
@@ -241,9 +259,11 @@ class ChatTab:
                     yield self._back(view, words, render.note(say("stopped", locale), "good"))
                     return
                 if whole:
-                    yield self._done(view.with_turn(words, event["text"]), event, locale)
+                    yield self._done(view.with_turn(words, event), event, locale)
                 elif "meta" in event:
-                    yield {self._turn: self._decided(view, event, locale, writing=True)}
+                    steps = (*view.steps, journey.step(words, event))
+                    seen = replace(view, steps=steps)
+                    yield {self._turn: self._decided(seen, event, locale, writing=True)}
                 else:
                     line = message("assistant", event["text"] or _PENDING)
                     yield {self._chat: render.speech([*talk, line])}
@@ -267,6 +287,58 @@ class ChatTab:
             view = self.desk.opened(view)
         drawn = self._drawn(replace(view, standing=standing), locale)
         return {**drawn, self.box: words, self._note: render.note(say("undone", locale), "good")}
+
+    def retried(self, request: gr.Request, view: View, *fields: Any) -> Iterator[Updates]:
+        """Take the last turn back and play its words again, with another seed."""
+        locale, key = _locale(request), request.session_hash or ""
+        words = view.last_words
+        try:
+            context, params = self.sent(view, fields)
+            if not words:
+                raise InvalidRequest(say("nothing_to_retry", locale))
+        except EngineError as exc:
+            yield {self._note: render.error_note(plain_error(exc), locale)}
+            return
+        standing = self._api.undo(view.player, view.npc_id)
+        error = error_of(standing)
+        if error:
+            yield {self._note: render.error_note(error, locale)}
+            return
+        again = {**params, "seed": random.randrange(2**31)}
+        stop = self._stops[key] = threading.Event()
+        try:
+            back = replace(view.without_turn(), standing=standing)
+            yield from self._play(words, back, (context, again), locale, stop)
+        finally:
+            self._stops.pop(key, None)
+
+    def branched(self, view: View, request: gr.Request) -> Updates:
+        """Copy all that the NPCs remember of the player to a new one, and go on as that one."""
+        locale = _locale(request)
+        saved = self._api.save(view.player)
+        copy = {**saved, "player_id": new_player()}
+        error = error_of(saved) or error_of(self._api.load(copy))
+        if error:
+            return {self._note: render.error_note(error, locale)}
+        return {
+            **self._open(replace(view, player=copy["player_id"]), locale),
+            self._note: render.note(say("branched", locale), "good"),
+        }
+
+    def loaded(self, content: bytes | None, view: View, request: gr.Request) -> Updates:
+        """Load a session file; the page then shows that player."""
+        locale = _locale(request)
+        data = session_data(content)
+        if data is None:
+            return {self._note: render.note(say("bad_session_file", locale))}
+        told = self._api.load(data)
+        error = error_of(told)
+        if error:
+            return {self._note: render.error_note(error, locale)}
+        return {
+            **self._open(replace(view, player=told["player_id"]), locale),
+            self._note: render.note(say("loaded_session", locale), "good"),
+        }
 
     def forgotten(self, view: View, request: gr.Request) -> Updates:
         """Make the NPC forget the player."""
@@ -362,7 +434,8 @@ class ChatTab:
         self, view: View, result: dict[str, Any], locale: str, *, writing: bool = False
     ) -> str:
         flags = self.desk.npc(view).stage(result["meta"]["quest_stage"]).flags
-        return render.turn_view(result, locale, stage_flags=flags, writing=writing)
+        plot = journey.plot(view.steps, locale)
+        return render.turn_view(result, locale, stage_flags=flags, writing=writing, plot=plot)
 
     def _failed(self, view: View, words: str, error: dict[str, Any], locale: str) -> Updates:
         updates = self._back(view, words, render.error_note(error, locale))
@@ -381,7 +454,8 @@ class ChatTab:
 
     def _busy(self, running: bool) -> Updates:
         """Show Stop for Send, and hold what must not change under a running turn."""
-        held = (self._npc, self._language, self._player, self._undo, self._clear)
+        held: tuple[Any, ...] = (self._npc, self._language, self._player, self._retry, self._undo)
+        held += (self._clear, self._files.branch, self._files.load)
         return {
             self._send: gr.update(visible=not running),
             self._stop: gr.update(visible=running),

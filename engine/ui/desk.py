@@ -15,6 +15,7 @@ from engine.errors import EngineError
 from engine.npc import NPC
 from engine.service import EngineService
 from engine.state import initial_state
+from engine.ui.journey import step
 
 Json = dict[str, Any]
 Message = dict[str, str]
@@ -25,7 +26,7 @@ class View:
     """One browser's view. `language` is "" where the utterance decides.
 
     `talk` holds the chat's messages, `standing` the session as `Api.session` returns it, `shown` the
-    scene fields as last filled in.
+    scene fields as last filled in, `steps` the turns played on this page with what they decided.
     """
 
     player: str = ""
@@ -35,6 +36,7 @@ class View:
     talk: tuple[Message, ...] = ()
     standing: Json = field(default_factory=dict)
     shown: Json = field(default_factory=dict)
+    steps: tuple[Json, ...] = ()
 
     @property
     def last_words(self) -> str:
@@ -42,16 +44,17 @@ class View:
         said = [one["content"] for one in self.talk if one["role"] == "user"]
         return said[-1] if said else ""
 
-    def with_turn(self, words: str, line: str) -> View:
+    def with_turn(self, words: str, result: Json) -> View:
         """Return the view after a committed turn."""
-        return replace(self, talk=(*self.talk, message("user", words), message("assistant", line)))
+        said = (message("user", words), message("assistant", result["text"]))
+        return replace(self, talk=(*self.talk, *said), steps=(*self.steps, step(words, result)))
 
     def without_turn(self) -> View:
         """Return the view with its last exchange taken back."""
         talk = self.talk
         if len(talk) > 1 and talk[-1]["role"] == "assistant" and talk[-2]["role"] == "user":
             talk = talk[:-2]
-        return replace(self, talk=talk)
+        return replace(self, talk=talk, steps=self.steps[:-1])
 
 
 def message(role: str, content: str) -> Message:
@@ -110,7 +113,7 @@ class Desk:
         if not view.npc_id:
             return view
         standing = self.standing(view)
-        return replace(view, standing=standing, talk=self._talk(view, standing))
+        return replace(view, standing=standing, talk=self._talk(view, standing), steps=())
 
     def _talk(self, view: View, standing: Mapping[str, Any]) -> tuple[Message, ...]:
         greeting = self.npc(view).persona.greeting

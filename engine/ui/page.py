@@ -17,6 +17,8 @@ from engine.ui.calls import exception_handlers, register, thread_limit, turn_lim
 from engine.ui.chat import ChatTab
 from engine.ui.desk import View
 from engine.ui.fields import Updates
+from engine.ui.knowledge_tab import KnowledgeTab
+from engine.ui.model_tab import ModelTab
 from engine.ui.theme import CSS, HEAD, THEME
 from engine.ui.words import I18N, label, locale_of
 
@@ -34,11 +36,17 @@ def build_page(service: EngineService, api: Api) -> gr.Blocks:
         with gr.Tabs():
             with gr.Tab(label("tab_chat"), id="chat"):
                 chat = ChatTab(service, api, turn_limit(limit))
+            with gr.Tab(label("tab_knowledge"), id="knowledge") as knowledge_head:
+                knowledge = KnowledgeTab(api, chat)
+            with gr.Tab(label("tab_model"), id="model") as model_head:
+                model = ModelTab(api)
             with gr.Tab(label("tab_api"), id="api") as api_tab_head:
                 api_tab = ApiTab(api.calls(), chat)
         chat.wire()
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         api_tab_head.select(api_tab.drawn, api_tab.inputs, api_tab.outputs, **quiet)
+        knowledge_head.select(knowledge.drawn, knowledge.inputs, knowledge.outputs, **quiet)
+        model_head.select(model.drawn, None, model.outputs, **quiet)
         _wire_progress(demo, api, chat, header, status)
         register(api.calls(), limit)
     return demo

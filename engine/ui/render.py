@@ -15,6 +15,7 @@ from engine.ui.words import say
 
 Json = Mapping[str, Any]
 
+_MOST_ACTS = 3
 _BACKSTORY_CHARS = 260
 
 
@@ -156,7 +157,12 @@ def _arrow(way: str) -> str:
 
 
 def turn_view(
-    result: Json, locale: str, *, stage_flags: Collection[str] = (), writing: bool = False
+    result: Json,
+    locale: str,
+    *,
+    stage_flags: Collection[str] = (),
+    writing: bool = False,
+    plot: str = "",
 ) -> str:
     """Draw a turn's decision: standings, flags, effects and facts.
 
@@ -165,6 +171,7 @@ def turn_view(
         locale: of the words.
         stage_flags: the flags of the turn's stage; the others are folded away. Empty: show all.
         writing: the line is still being written.
+        plot: drawn below the standings.
     """
     meta, delta = result["meta"], result["delta"]
     before, after = meta["state_before"], meta["state"]
@@ -173,7 +180,8 @@ def turn_view(
     )
     return (
         f'<section class="pc-turn" aria-label="{esc(say("this_turn", locale))}">'
-        f"{_headline(meta, locale, writing)}{gauges}{_effects(meta, locale)}"
+        f"{_headline(meta, locale, writing)}{gauges}{_acts(meta, locale)}{plot}"
+        f"{_effects(meta, locale)}"
         f"{_flags(meta, stage_flags, locale)}{_facts(meta, locale, writing)}</section>"
     )
 
@@ -187,6 +195,20 @@ def _headline(meta: Json, locale: str, writing: bool) -> str:
     return (
         f'<h3>{esc(say("this_turn", locale))} <span class="pc-chip pc-{esc(meta["route"])}">'
         f'{esc(meta["route"])}</span>{busy}<span class="pc-stage">{stage}</span></h3>{note}'
+    )
+
+
+def _acts(meta: Json, locale: str) -> str:
+    """Say how the player seems to treat the NPC, which the standings moved by."""
+    told = [
+        f"<li>{esc(say(f'act_{act}', locale))} <b>{share:.0%}</b></li>"
+        for act, share in list(meta.get("acts", {}).items())[:_MOST_ACTS]
+    ]
+    if not told:
+        return ""
+    return (
+        f'<p class="pc-acts-title">{esc(say("taken_as", locale))}</p>'
+        f'<ul class="pc-acts">{"".join(told)}</ul>'
     )
 
 

@@ -1,4 +1,4 @@
-"""Code that calls `ask`, ready to paste: Python, JavaScript and curl. Pure.
+"""Code that calls `ask`, ready to paste: Python, JavaScript, curl, C# and GDScript. Pure.
 
 Knows nothing of the page; the address and the arguments are given.
 """
@@ -21,6 +21,8 @@ def all_snippets(url: str, arguments: Arguments) -> dict[str, str]:
         "javascript": javascript(url, arguments),
         "fetch": fetch(url, arguments),
         "curl": curl(url, arguments),
+        "csharp": csharp(url, arguments),
+        "gdscript": gdscript(url, arguments),
     }
 
 
@@ -78,6 +80,75 @@ def curl(url: str, arguments: Arguments) -> str:
         f'  -d {body} | sed \'s/.*"event_id": *"\\([^"]*\\)".*/\\1/\')\n'
         f"curl -sN {call}/$EVENT\n"
     )
+
+
+def csharp(url: str, arguments: Arguments) -> str:
+    """Return a coroutine for Unity: post the arguments, then read the event stream."""
+    body = json.dumps(dict(arguments), ensure_ascii=False).replace('"', '""')
+    return (
+        "using System.Collections;\n"
+        "using System.Text;\n"
+        "using System.Text.RegularExpressions;\n"
+        "using UnityEngine;\n"
+        "using UnityEngine.Networking;\n\n"
+        "public class AskNpc : MonoBehaviour\n{\n"
+        f"    const string Call = {_quoted(f'{url}/gradio_api/call/v2/ask')};\n"
+        f'    const string Body = @"{body}";\n\n'
+        "    IEnumerator Start()\n    {\n"
+        '        using var ask = new UnityWebRequest(Call, "POST");\n'
+        "        ask.uploadHandler = new UploadHandlerRaw(Encoding.UTF8.GetBytes(Body));\n"
+        "        ask.downloadHandler = new DownloadHandlerBuffer();\n"
+        '        ask.SetRequestHeader("Content-Type", "application/json");\n'
+        "        yield return ask.SendWebRequest();\n"
+        "        var asked = ask.downloadHandler.text;\n"
+        '        var id = Regex.Match(asked, @"""event_id"": *""([^""]+)").Groups[1];\n'
+        '        using var answer = UnityWebRequest.Get($"{Call}/{id}");\n'
+        "        yield return answer.SendWebRequest();\n"
+        "        // [result] as JSON: text, delta, flags, meta.actions\n"
+        "        var stream = answer.downloadHandler.text;\n"
+        '        Debug.Log(Regex.Match(stream, @"event: complete\\ndata: (.*)").Groups[1]);\n'
+        "    }\n}\n"
+    )
+
+
+def gdscript(url: str, arguments: Arguments) -> str:
+    """Return a node for Godot 4: post the arguments, then read the event stream."""
+    body = json.dumps(dict(arguments), ensure_ascii=False, indent="\t")
+    return (
+        "extends Node\n\n"
+        f"const CALL := {_quoted(f'{url}/gradio_api/call/v2/ask')}\n"
+        f"var body := {body}\n\n"
+        "func _ready() -> void:\n"
+        "\tvar http := HTTPRequest.new()\n"
+        "\tadd_child(http)\n"
+        '\tvar json := ["Content-Type: application/json"]\n'
+        "\thttp.request(CALL, json, HTTPClient.METHOD_POST, JSON.stringify(body))\n"
+        "\tvar asked: Array = await http.request_completed\n"
+        "\tvar id: String = JSON.parse_string(asked[3].get_string_from_utf8()).event_id\n"
+        '\thttp.request(CALL + "/" + id)\n'
+        "\tvar answered: Array = await http.request_completed\n"
+        "\tvar stream: String = answered[3].get_string_from_utf8()\n"
+        '\tstream = stream.get_slice("event: complete\\ndata: ", 1)\n'
+        '\tvar result: Dictionary = JSON.parse_string(stream.get_slice("\\n", 0))[0]\n'
+        "\tprint(result.text, result.flags, result.meta.actions)\n"
+    )
+
+
+def protocol(url: str) -> str:
+    """Return the HTTP protocol of every call, in six lines."""
+    call = f"{url}/gradio_api/call/v2"
+    return (
+        f"POST {call}/ask         body: the arguments as a JSON object\n"
+        '→ {"event_id": "…"}\n'
+        f"GET  {call}/ask/EVENT   server-sent events:\n"
+        "event: generating, data: [state or text so far]   (only /ask_stream)\n"
+        'event: complete,   data: [result]                 (result or {"error": …})\n'
+        f"Health: POST {call}/status, then GET …/EVENT: data[0].ready\n"
+    )
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _js(value: Any) -> str:

@@ -75,7 +75,19 @@ THEME = gr.themes.Base(
     link_text_color_dark="#5cc7bc",
 )
 
-HEAD = '<meta name="color-scheme" content="light dark">'
+# Esc stops, Ctrl+Enter retries; a held modifier must not send what stands in the box.
+HEAD = """<meta name="color-scheme" content="light dark">
+<script>
+document.addEventListener("keydown", (event) => {
+  const pressed = event.key === "Escape" ? "#pc-stop"
+    : event.key === "Enter" && (event.ctrlKey || event.metaKey) ? "#pc-retry" : null;
+  const button = pressed && document.querySelector(pressed);
+  if (!button || button.disabled || button.offsetParent === null) return;
+  event.preventDefault();
+  event.stopPropagation();
+  button.click();
+}, true);
+</script>"""
 
 _COLOURS = """
 :root { --pc-up:#0f6b64; --pc-up-soft:#d5ebe7; --pc-down:#a8431b; --pc-down-soft:#f6dfd3;
@@ -123,6 +135,15 @@ _LAYOUT = """
 #pc-scene .form > .block { padding:0;
   border:0; border-radius:0; background:none; overflow:visible !important; }
 #pc-scene > .block { padding:14px; }
+#pc-knowledge, #pc-model { max-width:1100px; margin:0 auto; }
+.pc-wide { overflow-x:auto; margin:6px 0 14px; }
+.pc-table { width:100%; border-collapse:collapse; font-size:.88rem; color:var(--pc-ink); }
+.pc-table caption { text-align:left; font-weight:600; padding:8px 0; }
+.pc-table th, .pc-table td { text-align:left; vertical-align:top; padding:7px 12px 7px 0;
+  border:0; border-top:1px solid var(--pc-line); font-weight:400; overflow-wrap:anywhere; }
+.pc-table thead th { color:var(--pc-dim); border-top:0; overflow-wrap:normal; }
+.pc-table, .pc-table thead, .pc-table tbody, .pc-table tr { border:0 !important; }
+#pc-knowledge .html-container, #pc-model .html-container { padding:0 !important; }
 #pc-api { max-width:980px; margin:0 auto; overflow-x:auto; }
 @media (max-width:767px) { .gradio-container .main.fillable, .gradio-container > main {
   padding:10px 12px 20px !important; } #pc-talk { height:min(56vh,460px) !important; }
@@ -229,6 +250,22 @@ _TURN = """
 .pc-calls tbody, .pc-calls tr { border:0 !important; }
 .pc-rest { margin-top:8px; font-size:.82rem; } .pc-rest summary { color:var(--pc-dim);
   cursor:pointer; padding:4px 0; } .pc-rest .pc-flags { margin-top:4px; }
+.pc-acts-title { font-size:.8rem; color:var(--pc-dim); margin:0 0 4px; }
+.pc-acts { list-style:none; display:flex; flex-wrap:wrap; gap:5px; padding:0; margin:0 0 12px; }
+.pc-acts li { font-size:.78rem; padding:2px 9px; border:1px solid var(--pc-line);
+  border-radius:99px; margin:0; } .pc-acts b { font-variant-numeric:tabular-nums; }
+.pc-plot { margin:0 0 12px; } .pc-plot svg { width:100%; height:84px; display:block;
+  background:var(--pc-track); border-radius:8px; }
+.pc-plot figcaption { display:flex; align-items:baseline; gap:10px; font-size:.8rem;
+  color:var(--pc-dim); margin-bottom:4px; } .pc-plot ul { list-style:none; display:flex; gap:10px;
+  padding:0; margin:0 0 0 auto; } .pc-key { margin:0; }
+.pc-key::before { content:""; display:inline-block; width:12px; height:2px; margin-right:5px;
+  vertical-align:middle; background:currentColor; } .pc-key.pc-trust { color:var(--pc-up); }
+.pc-key.pc-relationship { color:var(--pc-down); }
+.pc-line { fill:none; stroke-width:2; vector-effect:non-scaling-stroke; stroke-linejoin:round; }
+.pc-line.pc-trust { stroke:var(--pc-up); } .pc-line.pc-relationship { stroke:var(--pc-down); }
+.pc-axis { stroke:var(--pc-dim); stroke-width:1; opacity:.4; vector-effect:non-scaling-stroke; }
+.pc-keys p { font-size:.78rem; margin:0; } #pc-files button { width:100%; }
 .pc-sr { position:absolute; width:1px; height:1px; overflow:hidden; clip-path:inset(50%); }
 .pc-will { font-size:.82rem; color:var(--pc-dim); margin:4px 0 0; }
 .pc-will ul { list-style:none; display:grid; gap:3px; padding:0; margin:4px 0 0; }
