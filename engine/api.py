@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from engine.errors import EngineError, InvalidRequest
 from engine.lookup import documents, gaps
+from engine.owner import check_owner
 from engine.schema import GenParams, invalid_from, parse_request
 from engine.service import EngineService
 
@@ -104,9 +105,15 @@ class Api:
         """Tell whether turns can be served, by which base and bundle, on which device."""
         return _guarded(self._service.status)
 
-    def reload(self) -> dict[str, Any]:
-        """Read NPC files and bundle again, all or nothing."""
-        return _guarded(self._service.reload)
+    def reload(self, token: str = "") -> dict[str, Any]:
+        """Read NPC files and bundle again, all or nothing; the owner's to do (ADMIN_TOKEN)."""
+
+        def run() -> Json:
+            given = token if isinstance(token, str) else ""
+            check_owner(given, self._service.settings.admin_token)
+            return self._service.reload()
+
+        return _guarded(run)
 
     def save(self, player_id: str) -> dict[str, Any]:
         """Return all that the NPCs remember of a player, for the game's own save file."""

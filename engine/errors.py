@@ -4,6 +4,7 @@
     ├── InvalidRequest (ValueError)        the caller's input; fix it and call again
     │   ├── UnknownNPC (LookupError)
     │   └── PromptError                    a prompt that cannot be encoded or parsed
+    ├── NotAllowed (PermissionError)       only the owner may do this
     ├── ConflictError (RuntimeError)       a turn_id or expected_version that does not fit
     ├── NPCFileError (ValueError)          an NPC file, with its path and field
     ├── NotReady (RuntimeError)            no model yet, or none that fits; says what to do
@@ -68,6 +69,12 @@ class PromptError(InvalidRequest):
     """A ready prompt that breaks the marker rules, or text that cannot fit."""
 
     code = "bad_prompt"
+
+
+class NotAllowed(EngineError, PermissionError):
+    """Only the owner may do this; the message says how to show that one is."""
+
+    code = "not_allowed"
 
 
 class ConflictError(EngineError, RuntimeError):

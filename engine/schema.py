@@ -133,7 +133,7 @@ class Context(Value):
 class GenParams(Value):
     """How the line is sampled. `temperature` 0 is greedy; `max_new_tokens` counts tokens."""
 
-    temperature: Annotated[float, BeforeValidator(number), Field(ge=0.0, le=2.0)] = 0.6
+    temperature: Annotated[float, BeforeValidator(number), Field(ge=0.0, le=2.0)] = 0.3
     top_p: Annotated[float, BeforeValidator(number), Field(gt=0.0, le=1.0)] = 0.9
     max_new_tokens: Annotated[int, BeforeValidator(whole_number), Field(ge=1, le=256)] = 60
     repetition_penalty: Annotated[float, BeforeValidator(number), Field(ge=1.0, le=2.0)] = 1.1

@@ -56,6 +56,9 @@ class Settings(BaseSettings):
     decode_weights: Literal["auto", "whole", "int8", "int4"] = Field(
         "auto", description="Form of the weights that lines are decoded with. auto: measured."
     )
+    admin_token: str = Field(
+        "", description="Who sends it may reload; empty: everybody, but nobody on a Space."
+    )
     cpu_threads: int = Field(0, ge=0, le=256, description="Threads for torch; 0: torch decides.")
 
     @field_validator("model_cache", "data_dir", "npc_dir")

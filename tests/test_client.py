@@ -37,6 +37,9 @@ CALLS = {
     "/session",
     "/undo",
     "/forget",
+    "/explain",
+    "/documents",
+    "/model_card",
 }
 
 

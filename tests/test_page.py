@@ -173,7 +173,7 @@ def test_only_what_the_designer_changed_is_sent(npc):
         "game_state": {"open": True},
         "language": "ko",
     }
-    assert scene.gen_params_of({"temperature": 0.6, "top_p": 0.5, "seed": None}) == {"top_p": 0.5}
+    assert scene.gen_params_of({"temperature": 0.3, "top_p": 0.5, "seed": None}) == {"top_p": 0.5}
 
 
 @pytest.mark.parametrize(

@@ -382,18 +382,20 @@ class FakeClient:
 
     answer: ClassVar[Any] = {"reloaded": True, "bundle_changed": True}
     made: ClassVar[list[tuple[str, object]]]
+    sent: ClassVar[list[dict[str, str]]]
 
     def __init__(self, src: str, token: object, **_: Any) -> None:
         self.made.append((src, token))
 
-    def predict(self, api_name: str) -> Any:
+    def predict(self, api_name: str, **given: str) -> Any:
         assert api_name == "/reload"
+        self.sent.append(given)
         return self.answer
 
 
 @pytest.fixture
 def space(monkeypatch: pytest.MonkeyPatch) -> type[FakeClient]:
-    fake = type("Fake", (FakeClient,), {"made": []})
+    fake = type("Fake", (FakeClient,), {"made": [], "sent": []})
     monkeypatch.setattr(gradio_client, "Client", fake)
     return fake
 
@@ -409,6 +411,20 @@ def test_space_reloads_after_latest_has_moved(url, hub, plan, space):
 def test_token_goes_to_spaces_of_the_hub_alone(url, space, address):
     reload_space(address, "")
     assert space.made == [(address, False)]
+
+
+def test_owner_token_goes_along_but_not_over_an_open_line(url, space, monkeypatch):
+    reload_space("ada/npc", "")
+    monkeypatch.setenv("ADMIN_TOKEN", "owner")
+    for address in (
+        "ada/npc",
+        "https://ada.example",
+        "http://127.0.0.1:7860",
+        "http://ada.example",
+    ):
+        reload_space(address, "")
+    mine = {"token": "owner"}
+    assert space.sent == [{}, mine, mine, mine, {}]
 
 
 def test_space_that_does_not_answer_leaves_latest_moved_and_says_so(url, hub, plan):
