@@ -59,3 +59,34 @@ def test_the_two_commands_are_there_as_they_are_run() -> None:
 def test_the_example_answer_is_json() -> None:
     answer = json.loads(README.split("```json\n")[1].split("```")[0])
     assert answer["meta"]["actions"][0]["value"] == "gold_necklace"
+
+
+KOREAN = (ROOT / "README.ko.md").read_text(encoding="utf-8")
+
+
+def _headings(text: str) -> list[str]:
+    """Return the level of every heading, code left out."""
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    return re.findall(r"^(#+) ", prose, flags=re.MULTILINE)
+
+
+def _code(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def test_the_korean_readme_keeps_step() -> None:
+    assert _headings(KOREAN) == _headings(README)
+    for language in ("bash", "python"):
+        assert _code(KOREAN, language) == _code(README, language)
+    for first in (r"^\| (`/.*?`) \|", r"^\| (`[A-Z_]+`(?:, `[A-Z_]+`)*) \| (?:[^|]*) \|"):
+        mine, theirs = (re.findall(first, text, flags=re.MULTILINE) for text in (KOREAN, README))
+        assert mine == theirs
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", KOREAN):
+        assert (ROOT / target).exists(), target
+
+
+def test_links_into_the_english_readme_lead_somewhere() -> None:
+    titles = re.findall(r"^#+ (.*)$", README, flags=re.MULTILINE)
+    anchors = {title.lower().replace(" ", "-") for title in titles}
+    for anchor in re.findall(r"README\.md#([^)]+)\)", KOREAN):
+        assert anchor in anchors
