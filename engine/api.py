@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from engine.errors import EngineError, InvalidRequest
 from engine.lookup import documents, gaps
+from engine.npc_calls import NPCCalls
 from engine.owner import check_owner
 from engine.schema import GenParams, invalid_from, parse_request
 from engine.service import EngineService
@@ -28,6 +29,7 @@ class Api:
 
     def __init__(self, service: EngineService) -> None:
         self._service = service
+        self.npcs_written = NPCCalls(service, _guarded)
 
     def ask(
         self,
@@ -193,6 +195,7 @@ class Api:
             "explain": self.explain,
             "documents": self.documents,
             "model_card": self.model_card,
+            **self.npcs_written.calls(),
         }
 
 

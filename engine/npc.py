@@ -16,7 +16,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    JsonValue,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from engine.errors import NPCFileError, UnknownNPC
 from engine.schema import (
@@ -189,7 +196,10 @@ class Forbidden(Value):
 
 
 class NPC(Value):
-    """One NPC in one language, as its file says it."""
+    """One NPC in one language, as its file says it.
+
+    `extensions` is for other programs' data: kept and given back, never read.
+    """
 
     schema_version: Annotated[int, BeforeValidator(whole_number), Field(ge=1, le=1)] = 1
     id: NPCId
@@ -199,6 +209,7 @@ class NPC(Value):
     lore: Lines = ()
     stages: Annotated[dict[Name, Stage], Field(min_length=1, max_length=50)]
     forbidden: Annotated[tuple[Forbidden, ...], Field(max_length=50)] = ()
+    extensions: dict[str, JsonValue] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _consistent(self) -> NPC:

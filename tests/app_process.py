@@ -1,6 +1,7 @@
 """Serves the page with the tiny random model, in a process of its own.
 
     python -m tests.app_process PORT DATA_DIR [--slow SECONDS] [--hold FILE] [--drag FILE]
+                                            [--npcs FOLDER]
 
 `--slow` waits that long before every token of a line, so that a test can see it grow; `--hold` keeps
 the model back until the file is there, so that it can see the bar; while the `--drag` file is there a
@@ -148,7 +149,15 @@ def slowed(model: LanguageModel, seconds: float, drag: Path | None) -> LanguageM
     return model
 
 
-def serve(port: int, data_dir: Path, *, slow: float, hold: Path | None, drag: Path | None) -> None:
+def serve(
+    port: int,
+    data_dir: Path,
+    *,
+    slow: float,
+    hold: Path | None,
+    drag: Path | None,
+    npcs: Path | None,
+) -> None:
     """Serve until told to stop; the imports stand here because they take seconds."""
     import app
     from engine.schema import FLAGS
@@ -163,7 +172,7 @@ def serve(port: int, data_dir: Path, *, slow: float, hold: Path | None, drag: Pa
         return slowed(tiny_language_model(shifts=dict.fromkeys(FLAGS, 30.0)), slow, drag)
 
     service = EngineService(
-        Settings(_env_file=None, data_dir=data_dir),
+        Settings(_env_file=None, data_dir=data_dir, **({"npc_dir": npcs} if npcs else {})),
         model_loader=load,
         embedder_loader=lambda _settings: WordEmbedder(),
     )
@@ -181,9 +190,17 @@ def main() -> int:
     parser.add_argument("--slow", type=float, default=0.0)
     parser.add_argument("--hold", type=Path)
     parser.add_argument("--drag", type=Path)
+    parser.add_argument("--npcs", type=Path)
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
-    serve(given.port, given.data_dir, slow=given.slow, hold=given.hold, drag=given.drag)
+    serve(
+        given.port,
+        given.data_dir,
+        slow=given.slow,
+        hold=given.hold,
+        drag=given.drag,
+        npcs=given.npcs,
+    )
     return 0
 
 

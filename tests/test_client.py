@@ -40,6 +40,14 @@ CALLS = {
     "/explain",
     "/documents",
     "/model_card",
+    "/npc_file",
+    "/npc_new",
+    "/npc_check",
+    "/npc_save",
+    "/npc_delete",
+    "/npc_backup",
+    "/npc_export",
+    "/npc_import",
 }
 
 

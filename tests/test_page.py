@@ -590,3 +590,56 @@ def test_how_the_player_is_taken_is_told_with_its_share():
     drawn = render.turn_view(result(acts={"comfort": 0.62, "help": 0.2}), "ko")
     assert f"{KO['act_comfort']} <b>62%</b>" in drawn
     assert "pc-acts" not in render.turn_view(result(), "ko")
+
+
+def typed(page: Any, field: str, text: str) -> None:
+    """Put text into a field and leave it."""
+    box = page.locator(f"#{field} textarea, #{field} input")
+    box.fill(text)
+    box.blur()
+
+
+def test_an_npc_is_written_saved_talked_to_and_deleted(visit, tmp_path: Path):
+    folder = tmp_path / "npcs"
+    shutil.copytree(ROOT / "npc_configs", folder)
+    process, url = start(tmp_path / "data", "--npcs", str(folder))
+    try:
+        page = visit(url)
+        page.get_by_role("tab", name="NPCs").click()
+        page.wait_for_function("document.querySelector('#pc-ed-code').innerText.includes('schema')")
+        page.fill("#pc-ed-name textarea, #pc-ed-name input", "Mira")
+        page.click("#pc-ed-new")
+        page.wait_for_function("document.querySelector('#pc-ed-code').innerText.includes('mira')")
+        typed(page, "pc-ed-persona-role", "clock mender")
+        page.wait_for_function(
+            "document.querySelector('#pc-ed-code').innerText.includes('clock mender')"
+        )
+        typed(page, "pc-ed-persona-backstory", "")
+        page.wait_for_selector("#pc-ed-told .pc-bad")
+        assert "persona.backstory" in page.inner_text("#pc-ed-told")
+        typed(page, "pc-ed-persona-backstory", "Mira mends clocks and hears everything.")
+        page.wait_for_selector("#pc-ed-told .pc-good")
+        page.click("#pc-ed-save")
+        page.wait_for_function(
+            "document.querySelector('#pc-ed-told').innerText.includes('mira.json')"
+        )
+        assert (folder / "mira.json").is_file()
+        page.get_by_role("tab", name="Chat").click()
+        talks_to(page, "Mira")
+        say(page, "Where should I look?")
+        assert len(bubbles(page)) == 2
+        page.get_by_role("tab", name="NPCs").click()
+        page.click("#pc-ed-delete")
+        page.wait_for_selector("#pc-ed-told .pc-bad")
+        assert (folder / "mira.json").is_file()
+        choose(page, "pc-ed-pick", "mira")
+        page.check("#pc-ed-sure input")
+        page.click("#pc-ed-delete")
+        page.wait_for_function(
+            "document.querySelector('#pc-ed-told').innerText.includes('mira.json')"
+        )
+        assert not (folder / "mira.json").exists()
+        assert (folder / ".backup" / "mira.json").is_file()
+        page.context.close()
+    finally:
+        stop(process)

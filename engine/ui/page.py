@@ -19,6 +19,7 @@ from engine.ui.desk import View
 from engine.ui.fields import Updates
 from engine.ui.knowledge_tab import KnowledgeTab
 from engine.ui.model_tab import ModelTab
+from engine.ui.npc_tab import NPCTab
 from engine.ui.theme import CSS, HEAD, THEME
 from engine.ui.words import I18N, label, locale_of
 
@@ -36,6 +37,8 @@ def build_page(service: EngineService, api: Api) -> gr.Blocks:
         with gr.Tabs():
             with gr.Tab(label("tab_chat"), id="chat"):
                 chat = ChatTab(service, api, turn_limit(limit))
+            with gr.Tab(label("tab_npcs"), id="npcs") as npcs_head:
+                npcs = NPCTab(api, chat)
             with gr.Tab(label("tab_knowledge"), id="knowledge") as knowledge_head:
                 knowledge = KnowledgeTab(api, chat)
             with gr.Tab(label("tab_model"), id="model") as model_head:
@@ -45,6 +48,7 @@ def build_page(service: EngineService, api: Api) -> gr.Blocks:
         chat.wire()
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         api_tab_head.select(api_tab.drawn, api_tab.inputs, api_tab.outputs, **quiet)
+        npcs_head.select(npcs.drawn, npcs.inputs, npcs.outputs, **quiet)
         knowledge_head.select(knowledge.drawn, knowledge.inputs, knowledge.outputs, **quiet)
         model_head.select(model.drawn, None, model.outputs, **quiet)
         _wire_progress(demo, api, chat, header, status)

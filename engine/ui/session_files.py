@@ -17,7 +17,7 @@ from engine.ui.words import label, locale_of
 
 _MOST_BYTES = 2_000_000
 # A hidden field holds [file name, type, content]; the browser makes a file of it.
-_DOWNLOAD = """(told) => {
+DOWNLOAD = """(told) => {
   if (!told) return;
   const [name, type, content] = JSON.parse(told);
   const link = document.createElement("a");
@@ -61,16 +61,16 @@ class SessionFiles:
                 locale = locale_of(request.headers.get("accept-language"))
                 return {self._file: "", note: render.error_note(error, locale)}
             text = json.dumps(saved, ensure_ascii=False, indent=2)
-            return {self._file: _file(f"{view.player}.json", "application/json", text)}
+            return {self._file: file_of(f"{view.player}.json", "application/json", text)}
 
         def markdown_file(view: View) -> Updates:
             name = self._desk.npc(view).persona.name
             text = journey.transcript_markdown(name, view.talk, view.steps)
-            return {self._file: _file(f"{view.npc_id}.md", "text/markdown", text)}
+            return {self._file: file_of(f"{view.npc_id}.md", "text/markdown", text)}
 
         def data_file(view: View) -> Updates:
             text = journey.transcript_json(view.player, view.npc_id, view.steps)
-            return {self._file: _file(f"{view.npc_id}.json", "application/json", text)}
+            return {self._file: file_of(f"{view.npc_id}.json", "application/json", text)}
 
         for button, make in (
             (self._save, session_file),
@@ -78,10 +78,11 @@ class SessionFiles:
             (self._json, data_file),
         ):
             made = button.click(make, [view], [self._file, note], **quiet)
-            made.success(None, [self._file], None, js=_DOWNLOAD, **quiet)
+            made.success(None, [self._file], None, js=DOWNLOAD, **quiet)
 
 
-def _file(name: str, kind: str, content: str) -> str:
+def file_of(name: str, kind: str, content: str) -> str:
+    """Return what `DOWNLOAD` makes a file of."""
     return json.dumps([name, kind, content], ensure_ascii=False)
 
 
