@@ -35,10 +35,11 @@ _SILENT = Sampling(temperature=0.0, top_p=1.0, repetition_penalty=1.0, max_new_t
 
 @dataclass(frozen=True)
 class Turns:
-    """Prompts with the flags that the gate permits each."""
+    """Prompts with the flags that the gate permits each, and the utterances' sentence vectors."""
 
     prompts: Sequence[EncodedPrompt]
     permitted: Sequence[frozenset[str]]
+    meanings: Sequence[tuple[float, ...]]
 
 
 def differences(
@@ -66,7 +67,10 @@ def differences(
 
 def read_by_library(model: LanguageModel, turns: Turns) -> list[Reading]:
     """Read each prompt in one pass of the library's model."""
-    return [model.prefill(prompt.ids).reading for prompt in turns.prompts]
+    return [
+        model.prefill(prompt.ids, meaning).reading
+        for prompt, meaning in zip(turns.prompts, turns.meanings, strict=True)
+    ]
 
 
 def read_as_served(model: LanguageModel, turns: Turns) -> list[Reading]:
@@ -74,8 +78,9 @@ def read_as_served(model: LanguageModel, turns: Turns) -> list[Reading]:
     host = BatchHost(model, LeanDecoder(model.model, model.encoder.max_tokens + 256))
     try:
         readings = []
-        for prompt in turns.prompts:
-            job = Job(prompt.ids, _SILENT, prefix=prompt.prefix_length, write=False)
+        for prompt, meaning in zip(turns.prompts, turns.meanings, strict=True):
+            prefix = prompt.prefix_length
+            job = Job(prompt.ids, _SILENT, prefix=prefix, write=False, meaning=meaning)
             event = next(iter(host.run(job)))
             if isinstance(event, StateKnown):
                 readings.append(event.reading)
@@ -92,7 +97,9 @@ def _turns(corpus: Corpus, model: LanguageModel, count: int) -> Turns:
         model.encoder.encode(row_parts(corpus.rows[at], corpus.registry, model.languages, flags))
         for at, flags in zip(chosen, permitted, strict=True)
     ]
-    return Turns(prompts, permitted)
+    hears = model.bundle.info.spec.meaning_size > 0
+    meanings = [tuple(corpus.meaning_BM[at].tolist()) if hears else () for at in chosen]
+    return Turns(prompts, permitted, meanings)
 
 
 def measure(count: int) -> Mapping[str, Mapping[str, float]]:
