@@ -16,6 +16,7 @@ from engine.errors import EngineError, InvalidRequest
 from engine.lookup import documents, gaps
 from engine.npc_calls import NPCCalls
 from engine.owner import check_owner
+from engine.scene_calls import SceneCalls
 from engine.schema import GenParams, invalid_from, parse_request
 from engine.service import EngineService
 
@@ -30,6 +31,7 @@ class Api:
     def __init__(self, service: EngineService) -> None:
         self._service = service
         self.npcs_written = NPCCalls(service, _guarded)
+        self.scenes = SceneCalls(service, _guarded)
 
     def ask(
         self,
@@ -196,6 +198,7 @@ class Api:
             "documents": self.documents,
             "model_card": self.model_card,
             **self.npcs_written.calls(),
+            **self.scenes.calls(),
         }
 
 

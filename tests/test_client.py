@@ -48,6 +48,9 @@ CALLS = {
     "/npc_backup",
     "/npc_export",
     "/npc_import",
+    "/scenes",
+    "/scenes_run",
+    "/scene_record",
 }
 
 

@@ -643,3 +643,29 @@ def test_an_npc_is_written_saved_talked_to_and_deleted(visit, tmp_path: Path):
         page.context.close()
     finally:
         stop(process)
+
+
+def test_a_scene_is_recorded_from_the_chat_and_run(visit, tmp_path: Path):
+    folder = tmp_path / "npcs"
+    folder.mkdir()
+    shutil.copy(ROOT / "npc_configs" / f"{SMITH}.json", folder)
+    process, url = start(tmp_path / "data", "--npcs", str(folder))
+    try:
+        page = visit(url)
+        page.get_by_role("tab", name=EN["tab_scenes"]).click()
+        page.click("#pc-sc-record")
+        page.wait_for_selector("#pc-sc-told .pc-bad")
+        page.get_by_role("tab", name="Chat").click()
+        say(page, "Good morning, Hedda.")
+        page.get_by_role("tab", name=EN["tab_scenes"]).click()
+        typed(page, "pc-sc-name", "a morning")
+        page.click("#pc-sc-record")
+        page.wait_for_selector("#pc-sc-told .pc-good")
+        assert (folder / "scenes" / f"{SMITH}.json").is_file()
+        page.click("#pc-sc-run")
+        page.wait_for_selector("#pc-sc-told tbody tr")
+        assert "a morning" in page.inner_text("#pc-sc-told tbody")
+        assert f"1 {EN['scenes_passed']}" in page.inner_text("#pc-sc-told .pc-good")
+        page.context.close()
+    finally:
+        stop(process)

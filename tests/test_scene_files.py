@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from engine.api import Api
 from engine.npc import load_folder
 from engine.scenes import (
     SceneFile,
@@ -24,6 +25,7 @@ from engine.scenes.__main__ import FAILED, NOT_RUN, PASSED, main
 from engine.scenes.report import as_json, keep, read_last
 from engine.schema import Context
 from engine.service import EngineService
+from engine.ui import tables
 from tests.engines import ALL_FIRE, KEEPER, NONE_FIRES, SHIPPED, Workshop, ask, steady, write_npcs
 from tests.engines import keeper_data as keeper_file
 
@@ -260,3 +262,31 @@ def test_runs_are_told_apart(lab: Workshop, tmp_path: Path) -> None:
     assert read_last(tmp_path / "deep" / "last.json") == as_json(run)
     (tmp_path / "broken.json").write_text("[]", encoding="utf-8")
     assert read_last(tmp_path / "broken.json") == {}
+
+
+# --- through the API -------------------------------------------------------------------------------
+
+
+def test_a_turn_is_recorded_listed_and_run_through_the_api(lab: Workshop) -> None:
+    service = lab.service(bundle=str(lab.bundle(shifts=ALL_FIRE)))
+    api = Api(service).calls()
+    assert api["scenes_run"]()["error"]["field"] == "npc_id"
+    assert api["scene_record"]("p1", KEEPER)["error"]["field"] == "turn_id"
+    first = ask(service.engine, ASK, context=OPEN)
+    ask(service.engine, "And now?")
+    told = api["scene_record"]("p1", KEEPER, first.meta.turn_id, "the key")
+    assert (told["saved"], told["scene"]["name"]) == (f"{KEEPER}.json", "the key")
+    assert told["scene"]["state"]["items"] == OPEN["items"]
+    assert [one["name"] for one in api["scenes"](KEEPER)["scenes"][KEEPER]] == ["the key"]
+    run = api["scenes_run"](KEEPER)
+    assert (run["passed"], run["changes"]) == (True, [])
+    assert api["scenes"]("nobody")["error"]["code"] == "unknown_npc"
+    drawn = tables.scenes_view({**run, "scenes": {"<b>": ["why"]}}, "en")
+    assert "&lt;b&gt;" in drawn
+    assert "FAIL" in drawn
+
+
+def test_running_and_recording_are_the_owners(lab: Workshop) -> None:
+    api = Api(lab.service(admin_token="owner")).calls()
+    for refused in (api["scenes_run"](), api["scene_record"]("p1", KEEPER, "", "x", "guess")):
+        assert refused["error"]["code"] == "not_allowed"

@@ -20,6 +20,7 @@ from engine.ui.fields import Updates
 from engine.ui.knowledge_tab import KnowledgeTab
 from engine.ui.model_tab import ModelTab
 from engine.ui.npc_tab import NPCTab
+from engine.ui.scenes_tab import ScenesTab
 from engine.ui.theme import CSS, HEAD, THEME
 from engine.ui.words import I18N, label, locale_of
 
@@ -41,6 +42,8 @@ def build_page(service: EngineService, api: Api) -> gr.Blocks:
                 npcs = NPCTab(api, chat)
             with gr.Tab(label("tab_knowledge"), id="knowledge") as knowledge_head:
                 knowledge = KnowledgeTab(api, chat)
+            with gr.Tab(label("tab_scenes"), id="scenes"):
+                ScenesTab(api, chat)
             with gr.Tab(label("tab_model"), id="model") as model_head:
                 model = ModelTab(api)
             with gr.Tab(label("tab_api"), id="api") as api_tab_head:

@@ -72,6 +72,26 @@ def gaps_view(gaps: Sequence[Json], locale: str) -> str:
     return table(f"{say('gaps', locale)} ({len(rows)})", heads, rows)
 
 
+def scenes_view(run: Json, locale: str) -> str:
+    """Draw a run of scenes: how many passed, what changed, and each scene with why it failed."""
+    failed = sum(bool(failures) for failures in run["scenes"].values())
+    passed = len(run["scenes"]) - failed
+    kind = "bad" if failed else "good"
+    total = f"{passed} {say('scenes_passed', locale)}, {failed} {say('scenes_failed', locale)}"
+    changes = "".join(f"<li>{esc(one)}</li>" for one in run["changes"])
+    drawn = (
+        f'<div class="pc-note pc-{kind}" role="status"><b>{esc(total)}</b>'
+        f"{f'<ul>{changes}</ul>' if changes else ''}</div>"
+    )
+    ordered = sorted(run["scenes"].items(), key=lambda one: not one[1])
+    rows = [
+        (key, say("scene_fails" if why else "scene_passes", locale), "; ".join(why))
+        for key, why in ordered
+    ]
+    heads = [say(key, locale) for key in ("scene", "outcome", "reason")]
+    return drawn + table(say("tab_scenes", locale), heads, rows)
+
+
 def figures_view(card: Json, locale: str) -> str:
     """Draw the bundle's figures a flag: positives, F1, AUPRC, threshold, on kept-apart turns."""
     heads = [say(key, locale) for key in ("flag", "positives")] + ["F1", "AUPRC"]
