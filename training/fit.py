@@ -33,9 +33,9 @@ from training.fit_heads import (
     apply_platt,
     build_heads,
     calibrate,
-    choose_thresholds,
     fit_delta,
     fit_flags,
+    steady_thresholds,
 )
 from training.oracle import Labels
 from training.refit import WORTH, Refit, Trained, join, refit
@@ -231,7 +231,7 @@ def _calibrated(
     use_BN = labels.permitted_BN[valid]
     platts = calibrate(logits_BN[valid], labels.truth_BN[valid], use_BN)
     probability_BN = apply_platt(logits_BN, platts)
-    thresholds = choose_thresholds(probability_BN[valid], labels.truth_BN[valid], use_BN)
+    thresholds = steady_thresholds(probability_BN[valid], labels.truth_BN[valid], use_BN)
     return platts, thresholds, probability_BN
 
 

@@ -23,6 +23,9 @@ from heads.spec import HeadSpec
 
 # Never certain: a flag that is hardly ever right must not fire on a whim, nor one never be reached.
 _THRESHOLDS = np.linspace(0.1, 0.9, 81)
+# How far a flag's threshold may be drawn towards the common one, and the parts of cross-validation.
+_PULLS = (0.0, 0.25, 0.5, 0.75, 1.0)
+_FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -180,6 +183,42 @@ def choose_thresholds(
         best = np.flatnonzero(scores >= scores.max() - 1e-9)
         chosen.append(round(float(_THRESHOLDS[best[len(best) // 2]]), 3))
     return chosen
+
+
+def steady_thresholds(
+    probability_BN: np.ndarray, truth_BN: np.ndarray, use_BN: np.ndarray
+) -> list[float]:
+    """Choose a threshold a flag that holds beyond the rows it was chosen on.
+
+    Some twenty positives a flag make the best threshold a matter of luck, so each is drawn towards the
+    one that serves all flags best; how far, cross-validation on the same rows decides.
+    """
+    folds_B = np.arange(len(truth_BN)) % _FOLDS
+    fired: dict[float, np.ndarray] = {pull: np.zeros_like(use_BN) for pull in _PULLS}
+    for fold in range(_FOLDS):
+        kept, out = folds_B != fold, folds_B == fold
+        own_N, common = _own_and_common(probability_BN[kept], truth_BN[kept], use_BN[kept])
+        for pull in _PULLS:
+            cut_N = own_N + pull * (common - own_N)
+            fired[pull][out] = (probability_BN[out] >= cut_N) & use_BN[out]
+    best = max(_PULLS, key=lambda pull: _macro_f1(truth_BN, fired[pull]))
+    own_N, common = _own_and_common(probability_BN, truth_BN, use_BN)
+    return [round(float(one), 3) for one in own_N + best * (common - own_N)]
+
+
+def _own_and_common(
+    probability_BN: np.ndarray, truth_BN: np.ndarray, use_BN: np.ndarray
+) -> tuple[np.ndarray, float]:
+    """Return the best threshold of each flag, and the one that serves all flags best."""
+    own_N = np.array(choose_thresholds(probability_BN, truth_BN, use_BN))
+    reached = [_macro_f1(truth_BN, (probability_BN >= cut) & use_BN) for cut in _THRESHOLDS]
+    best = np.flatnonzero(np.array(reached) >= max(reached) - 1e-9)
+    return own_N, float(_THRESHOLDS[best[len(best) // 2]])
+
+
+def _macro_f1(truth_BN: np.ndarray, fired_BN: np.ndarray) -> float:
+    scores = f1_score(truth_BN, fired_BN, average=None, zero_division=0.0)
+    return float(np.mean(scores))
 
 
 @torch.no_grad()

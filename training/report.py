@@ -96,13 +96,13 @@ def _sentence_vectors(corpus: Corpus) -> Scores:
 
 
 def valid_thresholds(corpus: Corpus, scores: Scores) -> np.ndarray:
-    """Return the threshold of best F1 a flag on `valid`, among the flags that the gate permits."""
-    from training.fit_heads import choose_thresholds
+    """Return a threshold a flag by `valid`, among the flags that the gate permits."""
+    from training.fit_heads import steady_thresholds
 
     valid = list(corpus.split.valid)
     labels = corpus.labels
     return np.array(
-        choose_thresholds(
+        steady_thresholds(
             scores.probability_BN[valid], labels.truth_BN[valid], labels.permitted_BN[valid]
         )
     )

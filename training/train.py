@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import expit
 from tqdm import tqdm
 from transformers import TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
@@ -40,10 +41,10 @@ from training.fit_heads import (
     apply_platt,
     build_heads,
     calibrate,
-    choose_thresholds,
     fit_delta,
     fit_flags,
     set_threshold_head,
+    steady_thresholds,
 )
 from training.losses import DELTA_UNIT, LossWeights
 from training.metrics import delta_figures, f1_scores, macro_auprc
@@ -341,6 +342,25 @@ def _trained(heads: ScaledHeads) -> tuple[Trained, Linear]:
     return trained, plain(heads.threshold)
 
 
+def _states(
+    model: MultiHeadModel, examples: Sequence[Example], args: TrainArgs, run: Path, *, key: str
+) -> np.ndarray:
+    """Return the states of all rows; kept in `run` for whoever tries another head on them.
+
+    `key` says of which weights and rows they are: reading takes minutes.
+    """
+    path = run / "states.npz"
+    if path.is_file():
+        with np.load(path) as held:
+            if str(held["key"]) == key:
+                states: np.ndarray = held["state"]
+                return states
+    read = read_examples(model, examples, args)
+    run.mkdir(parents=True, exist_ok=True)
+    np.savez(path, key=key, state=read.state_BH)
+    return read.state_BH
+
+
 def make_bundle(
     model: MultiHeadModel,
     examples: Sequence[Example],
@@ -357,23 +377,17 @@ def make_bundle(
     adapter = run / "adapter"
     model.save_adapter(adapter)
     model.merge()  # as it is served: what is calibrated must be what is read there
-    read = read_examples(model, examples, args)
+    state_BH = _states(model, examples, args, run, key=f"{steps}/{data_digest(corpus.rows)}")
     trained, threshold = _trained(model.heads)
-    chosen = refit(corpus, read.state_BH, trained)
-    joined_BW = join(read.state_BH, corpus.meaning_BM)
-    logits_BN, learnt_BN, delta_B2 = (
-        chosen.flags(joined_BW),
-        read.threshold_BN,
-        chosen.deltas(joined_BW),
-    )
-    run.mkdir(parents=True, exist_ok=True)
-    # For whoever wants to try another calibration or rule: reading the rows takes minutes.
-    np.savez(run / "readings.npz", state=read.state_BH, logits=logits_BN, delta=delta_B2)
+    chosen = refit(corpus, state_BH, trained)
+    joined_BW = join(state_BH, corpus.meaning_BM)
+    logits_BN, delta_B2 = chosen.flags(joined_BW), chosen.deltas(joined_BW)
+    learnt_BN = expit(threshold(state_BH))
     valid, labels = list(corpus.split.valid), corpus.labels
     truth_BN, use_BN = labels.truth_BN[valid], labels.permitted_BN[valid]
     platts = calibrate(logits_BN[valid], truth_BN, use_BN)
     probability_BN = apply_platt(logits_BN, platts)
-    constant = choose_thresholds(probability_BN[valid], truth_BN, use_BN)
+    constant = steady_thresholds(probability_BN[valid], truth_BN, use_BN)
     by_source = {
         "constant": np.broadcast_to(np.array(constant), learnt_BN.shape),
         "head": learnt_BN,

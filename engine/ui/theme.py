@@ -141,7 +141,9 @@ _LAYOUT = """
 .pc-table caption { text-align:left; font-weight:600; padding:8px 0; }
 .pc-table th, .pc-table td { text-align:left; vertical-align:top; padding:7px 12px 7px 0;
   border:0; border-top:1px solid var(--pc-line); font-weight:400; overflow-wrap:anywhere; }
-.pc-table thead th { color:var(--pc-dim); border-top:0; overflow-wrap:normal; }
+.pc-table thead th { color:var(--pc-dim); border-top:0; }
+.pc-table th, .pc-table td:not(:last-child) { overflow-wrap:normal; }
+.pc-table td:last-child { min-width:200px; }
 .pc-table, .pc-table thead, .pc-table tbody, .pc-table tr { border:0 !important; }
 #pc-knowledge .html-container, #pc-model .html-container { padding:0 !important; }
 #pc-api { max-width:980px; margin:0 auto; overflow-x:auto; }

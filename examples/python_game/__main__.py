@@ -12,16 +12,15 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
-
-from examples.python_game.game import Game, load_game
-from examples.python_game.link import Engine, TalkFailed
+from examples.python_game.game import Game, Turn, load_game, save_game, shown
+from examples.python_game.link import Engine, Refused, Silent, TalkFailed
+from examples.python_game.world import ROOMS
 
 SCRIPT = Path(__file__).with_name("script.txt")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Play; return 0, or 1 where the engine could not be talked to."""
+    """Play; return 0, or 1 where the engine was silent."""
     parser = argparse.ArgumentParser(
         prog="python -m examples.python_game", description=__doc__.partition("\n")[0]
     )
@@ -29,22 +28,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--script", type=Path, help="file of inputs; 'demo' plays the shipped one")
     parser.add_argument("--save", type=Path, default=Path("save.json"), help="the save file")
     options = parser.parse_args(arguments)
+    script = SCRIPT if options.script and str(options.script) == "demo" else options.script
     try:
         engine = Engine(options.url)
-    except (OSError, ValueError, httpx.HTTPError) as exc:
-        return _stop(f"no engine at {options.url}: {exc}")
+    except Silent as exc:
+        sys.stderr.write(f"{exc}\n")
+        return 1
     game = Game(f"game-{uuid.uuid4().hex[:12]}")
-    script = SCRIPT if options.script and str(options.script) == "demo" else options.script
-    say(game.look())
-    try:
-        for line in inputs(script):
-            if line == "quit":
-                break
-            game = turn(game, engine, line, options.save)
-    except TalkFailed as exc:
-        return _stop(str(exc))
-    say(f"You have: {', '.join(game.items) or 'nothing'}.")
-    return 0
+    tell(game.look())
+    for line in inputs(script):
+        if line == "quit":
+            break
+        game = obey(game, engine, line, options.save)
+    tell(bag(game))
+    return 1 if game.pending else 0
 
 
 def inputs(script: Path | None) -> Iterator[str]:
@@ -53,65 +50,87 @@ def inputs(script: Path | None) -> Iterator[str]:
         while True:
             try:
                 yield input("> ").strip()
-            except EOFError:
+            except (EOFError, KeyboardInterrupt):
                 return
     for line in script.read_text(encoding="utf-8").splitlines():
         if line.strip() and not line.startswith("#"):
-            say(f"> {line}")
+            tell(f"> {line}")
             yield line.strip()
 
 
-def turn(game: Game, engine: Engine, line: str, save: Path) -> Game:
+def obey(game: Game, engine: Engine, line: str, file: Path) -> Game:
     """Do what one line says; return the game that goes on."""
     word, _, rest = line.partition(" ")
-    if word in ("go", "take", "do"):
-        say(getattr(game, word)(rest))
-    elif line == "look":
-        say(game.look())
-    elif line == "bag":
-        say(", ".join(game.items) or "nothing")
-    elif line == "save":
-        game.save(save, engine.save(game.player_id))
-        say(f"Saved to {save}.")
-    elif line == "load":
-        try:
-            game, minds = load_game(save)
-        except ValueError as exc:
-            say(str(exc))
-            return game
-        engine.load(minds)
-        say(f"Loaded. {game.look()}")
-    elif line:
-        talk(game, engine, line)
+    try:
+        if word in ("go", "take", "do") and is_command(rest):
+            tell(getattr(game, word)(rest))
+        elif line == "look":
+            tell(game.look())
+        elif line == "bag":
+            tell(bag(game))
+        elif line == "save":
+            save_game(file, game, engine.save(game.player_id))
+            tell(f"Saved to {file}.")
+        elif line == "load":
+            loaded, minds = load_game(file)
+            engine.load(minds)
+            tell(f"Loaded. {loaded.look()}")
+            return loaded
+        elif line:
+            talk(game, engine, line)
+    except (TalkFailed, ValueError) as exc:
+        tell(f"({exc})")
     return game
 
 
-def talk(game: Game, engine: Engine, line: str) -> None:
-    """Say something to the room's NPC and let what is decided happen."""
-    name, written = game.here.npc, 0
+def is_command(rest: str) -> bool:
+    """Tell "take sword" from "take my hand, Silvia" and "do you remember?"."""
+    return 1 <= len(rest.split()) <= 2 and rest[-1] not in ".!?"
 
-    def shown(text: str) -> None:
+
+def talk(game: Game, engine: Engine, line: str) -> None:
+    """Say something to the room's NPC; a turn without an answer is finished first.
+
+    Raises:
+        Silent: no answer; the turn stays pending.
+    """
+    if game.pending:
+        play(game, engine, game.pending)
+    play(game, engine, game.say(line))
+
+
+def play(game: Game, engine: Engine, turn: Turn) -> None:
+    """Play a turn, the line shown as it grows, and let what is decided happen."""
+    name = next(room.npc for room in ROOMS.values() if room.npc_id == turn.npc_id)
+    written = 0
+
+    def grown(text: str) -> None:
         nonlocal written
         if len(text) > written:
             sys.stdout.write(text[written:] if written else f"{name}: {text}")
             sys.stdout.flush()
             written = len(text)
 
-    result = engine.talk(game.player_id, game.here.npc_id, line, game.context(), shown)
-    shown(result["text"])
-    say("")
+    try:
+        result = engine.talk(game.player_id, turn, grown)
+    except Refused as exc:
+        game.drop()
+        tell(f"({exc})")
+        return
+    tell("")
     for told in game.apply(result):
-        say(f"  [{told}]")
+        tell(f"  [{told}]")
 
 
-def say(text: str) -> None:
+def bag(game: Game) -> str:
+    """Say what the player has."""
+    return f"You have: {', '.join(map(shown, game.items)) or 'nothing'}."
+
+
+def tell(text: str) -> None:
     """Print a line."""
     sys.stdout.write(f"{text}\n")
-
-
-def _stop(why: str) -> int:
-    sys.stderr.write(f"{why}\n")
-    return 1
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
