@@ -14,7 +14,17 @@ from heads.spec import HeadSpec
 from tests.test_trainer import corpus as _corpus
 from training.bad_faith import DECEIT, OUT_OF_REACH, choose_bad_faith, deceit, with_bad_faith
 from training.corpus import Corpus
-from training.fit_heads import Linear, Scaling, act_delta, build_heads, fit_acts, fit_flags
+from training.fit_heads import (
+    Linear,
+    Scaling,
+    act_delta,
+    build_heads,
+    choose_thresholds,
+    fit_acts,
+    fit_flags,
+    steady_thresholds,
+)
+from training.metrics import f1_scores
 from training.refit import WORTH, Trained, join, refit
 from training.rubric import ACTS
 from training.split import Split
@@ -132,3 +142,30 @@ def test_without_the_rule_thresholds_stay() -> None:
     assert with_bad_faith(None, acts, np.array([0.5])).tolist() == [[0.5]]
     assert deceit(acts).tolist() == [0.9]
     assert BadFaith(DECEIT, 1.0).limit == 1.0
+
+
+def test_thresholds_hold_beyond_the_rows_that_they_were_chosen_on() -> None:
+    random = np.random.default_rng(5)
+
+    def drawn(count: int) -> tuple[np.ndarray, np.ndarray]:
+        truth = random.random((count, 6)) < 0.2
+        return np.clip(0.45 * truth + 0.3 + random.normal(0, 0.15, truth.shape), 0, 1), truth
+
+    few, few_truth = drawn(60)
+    many, many_truth = drawn(4000)
+    everywhere = np.ones_like(few_truth)
+    own = choose_thresholds(few, few_truth, everywhere)
+    steady = steady_thresholds(few, few_truth, everywhere)
+    assert np.ptp(steady) < np.ptp(own)
+    scores = [
+        f1_scores(many_truth, many >= np.array(cut))["flag_macro_f1"] for cut in (steady, own)
+    ]
+    assert scores[0] >= scores[1]
+
+
+def test_thresholds_of_flags_that_differ_stay_apart() -> None:
+    random = np.random.default_rng(6)
+    truth = random.random((600, 2)) < 0.3
+    probability = np.where(truth, [0.3, 0.9], [0.1, 0.7]) + random.normal(0, 0.02, truth.shape)
+    low, high = steady_thresholds(probability, truth, np.ones_like(truth))
+    assert low < 0.35 < 0.65 < high

@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import training.train
 from engine.host import Job, LineDone, StateKnown, run_job
 from engine.model import LanguageModel, load_base
 from engine.npc import build_registry
@@ -318,6 +319,19 @@ def test_a_run_goes_on_from_a_bundle_and_not_from_one_that_does_not_fit(corpus, 
     assert on.info.training["start"] == "first"
     with pytest.raises(BundleError, match="another size"):
         multi_head_from(start, rank=2)
+
+
+def test_finishing_again_reads_nothing_again_and_gives_the_same(corpus, tmp_path, monkeypatch):
+    first = run(corpus, tiny_base(), tmp_path / "run", epochs=1)
+    read = training.train.read_examples
+    monkeypatch.setattr(training.train, "read_examples", None)
+    again = train_bundle(
+        corpus, tiny_base(), replace(SMALL, epochs=1), tmp_path / "run", finish=True
+    )
+    assert again.info == first.info
+    for name, tensor in first.heads.state_dict().items():
+        assert torch.equal(again.heads.state_dict()[name], tensor), name
+    monkeypatch.setattr(training.train, "read_examples", read)
 
 
 def multi_head_from(start: Any, rank: int = 4) -> MultiHeadModel:
