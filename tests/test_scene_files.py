@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from engine.api import Api
-from engine.npc import load_folder
+from engine.npc import load_folder, load_folder_leniently
 from engine.scenes import (
     SceneFile,
     SceneFileError,
@@ -21,10 +23,12 @@ from engine.scenes import (
     save_scene,
     table,
 )
+from engine.scenes import __main__ as command_line
 from engine.scenes.__main__ import FAILED, NOT_RUN, PASSED, main
 from engine.scenes.report import as_json, keep, read_last
 from engine.schema import Context
 from engine.service import EngineService
+from engine.settings import Settings
 from engine.ui import tables
 from tests.engines import ALL_FIRE, KEEPER, NONE_FIRES, SHIPPED, Workshop, ask, steady, write_npcs
 from tests.engines import keeper_data as keeper_file
@@ -85,6 +89,11 @@ def test_what_is_as_expected_passes(lab: Workshop) -> None:
         ({"route": "forbidden"}, {}, "took the route main, not forbidden"),
         ({"next_quest_stage": "nowhere"}, {}, "not nowhere"),
         ({"present_words": ["☃"]}, {}, "the line does not say '☃'"),
+        (
+            {"absent_words": ["rock"]},
+            {"say": "You old crow."},
+            "the line says 'rock': 'Get off my rock.'",
+        ),
     ],
 )
 def test_a_failure_says_why(
@@ -93,6 +102,30 @@ def test_a_failure_says_why(
     found = failures(lab, expect, **changes)
     assert len(found) == 1
     assert told in found[0]
+
+
+def test_a_turn_that_could_not_be_decided_proves_nothing(lab: Workshop) -> None:
+    parts = replace(lab.engine(model=steady(shifts=ALL_FIRE)).parts, knowledge=None)
+    meant = scene({"route": "degraded", "not_fire": ["give_item"]}, "meant")
+    run = run_scenes(parts, [file_of(scene({"not_fire": ["give_item"]}), meant)])
+    assert [one.passed for one in run.outcomes] == [False, True]
+    assert run.outcomes[0].failures == (
+        "the turn could not be decided: the knowledge store failed",
+    )
+
+
+def test_a_korean_scene_is_played_with_the_korean_file(lab: Workshop) -> None:
+    words = "열쇠를 주세요."
+    expect = {"fire": ["give_item"], "present_words": ["열쇠를 가져가요"], "route": "main"}
+    spoken = {**scene(expect, "한국어", words), "lang": "ko"}
+    in_state = scene(expect, "상태의 언어", words, language="ko")
+    # Nothing of the utterance tells its language: `lang` alone does.
+    wordless = {**scene({"present_words": ["바람"], "route": "invalid"}, "…", "?!"), "lang": "ko"}
+    engine = lab.engine(model=steady(shifts=ALL_FIRE))
+    run = run_scenes(engine.parts, [file_of(spoken, in_state, wordless)])
+    assert [one.failures for one in run.outcomes] == [(), (), ()]
+    english = run_scenes(engine.parts, [file_of(scene(expect, say=ASK))]).outcomes[0]
+    assert "does not say '열쇠를 가져가요'" in english.failures[0]
 
 
 def test_an_npc_that_is_not_there_fails_its_scenes_alone(lab: Workshop) -> None:
@@ -147,6 +180,12 @@ def test_later_turns_go_on_from_the_first(lab: Workshop) -> None:
         ({"npc_id": KEEPER, "scenes": [scene({"trust": {"min": 1, "max": 0}})]}, "above max"),
         ({"npc_id": KEEPER, "scenes": [scene({"fires": []})]}, "check the spelling"),
         ({"npc_id": KEEPER, "scenes": [scene({}, trust=3)]}, "scenes.0.state.trust"),
+        ({"npc_id": KEEPER, "scenes": [scene({"fires": []}, "dawn")]}, "scene 'dawn': scenes.0."),
+        ({"npc_id": KEEPER, "scenes": [{**scene({}), "lang": "fr"}]}, "scenes.0.lang"),
+        ({"npc_id": KEEPER, "scenes": [{**scene({}, language="en"), "lang": "ko"}]}, "lang is ko"),
+        ({"npc_id": KEEPER, "scenes": [{"turns": []}]}, "scenes.0.name: is required"),
+        ({"npc_id": KEEPER, "scenes": [3]}, "scenes.0"),
+        ({"npc_id": KEEPER, "scenes": [scene({})], "schema_version": 2}, "schema_version"),
         ([], "keeper.json"),
     ],
 )
@@ -156,6 +195,28 @@ def test_a_bad_file_is_named_with_its_field(tmp_path: Path, data: Any, field: st
     with pytest.raises(SceneFileError, match=r"^keeper\.json: ") as caught:
         read_scenes([path])
     assert field in str(caught.value)
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "keeper.json"
+    path.write_text('{"npc_id": "keeper", "npc_id": "other", "scenes": []}', encoding="utf-8")
+    with pytest.raises(SceneFileError, match="'npc_id' stands twice"):
+        read_scenes([path])
+
+
+def test_two_files_may_not_name_the_same_scene(tmp_path: Path) -> None:
+    paths = [tmp_path / "one.json", tmp_path / "two.json"]
+    for path in paths:
+        path.write_text(json.dumps({"npc_id": KEEPER, "scenes": [scene({})]}), encoding="utf-8")
+    with pytest.raises(SceneFileError, match=r"two\.json: scene 'a scene': .*one\.json"):
+        read_scenes(paths)
+
+
+def test_scenes_are_no_npc_files() -> None:
+    assert (SHIPPED / "scenes").is_dir()
+    registry, faults = load_folder_leniently(SHIPPED)
+    assert faults == []
+    assert len(registry) == len({path.name.partition(".")[0] for path in SHIPPED.glob("*.json")})
 
 
 def test_shipped_scenes_name_what_there_is() -> None:
@@ -169,7 +230,9 @@ def test_shipped_scenes_name_what_there_is() -> None:
             stage = one.state.quest_stage or npc.defaults.quest_stage
             assert stage in npc.quest_stages, one.name
             for turn in one.turns:
-                assert set(turn.expect.fire) <= set(npc.stage(stage).flags), one.name
+                named = {*turn.expect.fire, *turn.expect.not_fire}
+                assert named <= set(npc.stage(stage).flags), one.name
+                assert (turn.expect.next_quest_stage or stage) in npc.quest_stages, one.name
                 for flag, value in turn.expect.actions.items():
                     assert npc.stage(stage).flags[flag].value == value, one.name
 
@@ -194,13 +257,33 @@ def test_a_recorded_scene_passes_and_is_saved_beside_the_others(
     assert [one.name for one in (tmp_path / "scenes").iterdir()] == [f"{KEEPER}.json"]
 
 
+def test_many_may_save_at_once(lab: Workshop, tmp_path: Path) -> None:
+    folder, names = tmp_path / "scenes", [f"scene {number}" for number in range(8)]
+    scenes = file_of(*(scene({}, name) for name in names)).scenes
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda one: save_scene(folder, KEEPER, one), scenes))
+    assert sorted(one.name for one in read_scenes([folder / f"{KEEPER}.json"])[0].scenes) == names
+
+
+def test_a_scene_that_cannot_be_saved_leaves_what_was_there(tmp_path: Path) -> None:
+    (made,) = file_of(scene({})).scenes
+    another = write_scenes(tmp_path, scene({}), npc_id="another")
+    before = another.read_text(encoding="utf-8")
+    with pytest.raises(SceneFileError, match="holds scenes of 'another'"):
+        save_scene(tmp_path, KEEPER, made)
+    assert another.read_text(encoding="utf-8") == before
+    (tmp_path / "a_file").touch()
+    with pytest.raises(SceneFileError, match="cannot be written"):
+        save_scene(tmp_path / "a_file", KEEPER, made)
+
+
 # --- the command -----------------------------------------------------------------------------------
 
 
-def write_scenes(folder: Path, *scenes: Any) -> Path:
+def write_scenes(folder: Path, *scenes: Any, name: str = KEEPER, npc_id: str = KEEPER) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{KEEPER}.json"
-    path.write_text(json.dumps({"npc_id": KEEPER, "scenes": scenes}), encoding="utf-8")
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps({"npc_id": npc_id, "scenes": scenes}), encoding="utf-8")
     return path
 
 
@@ -224,12 +307,72 @@ def test_the_command_gates_with_its_exit_code_and_tells_what_changed(
     told = capsys.readouterr().out
     assert f"FAIL  {KEEPER}: one" in told
     assert f"  fails now: {KEEPER}: one\n  new: {KEEPER}: two" in told
-    assert command(lab, "--json", "--npc", KEEPER) == FAILED
-    assert json.loads(capsys.readouterr().out)["passed"] is False
+    write_scenes(scenes, scene({}, "one"))
+    assert command(lab, "--json", "--npc", KEEPER) == PASSED
+    assert json.loads(capsys.readouterr().out) == {
+        "passed": True,
+        "scenes": {f"{KEEPER}: one": []},
+        "changes": [f"passes again: {KEEPER}: one", f"gone: {KEEPER}: two"],
+    }
+    assert command(lab) == PASSED
+    assert "since the last run" not in capsys.readouterr().out
+
+
+def test_a_run_of_some_scenes_leaves_the_others_as_they_were(
+    lab: Workshop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_npcs(lab.folder / "npcs", keeper_file(), keeper_file("watcher"))
+    folder = tmp_path / "elsewhere"
+    write_scenes(folder, scene({}, "a"), scene({}, "b"))
+    write_scenes(folder, scene({"not_fire": ["give_item"]}, "c"), name="watcher", npc_id="watcher")
+    assert command(lab, "--scenes", str(folder)) == FAILED
+    one = write_scenes(tmp_path / "alone", scene({}, "a"))
+    capsys.readouterr()
+    assert command(lab, str(one)) == PASSED
+    write_scenes(folder, scene({}, "a"), scene({"not_fire": ["give_item"]}, "b"))
+    assert command(lab, "--scenes", str(folder), "--npc", "watcher") == FAILED
+    assert "since the last run" not in capsys.readouterr().out
+    assert command(lab, "--scenes", str(folder)) == FAILED
+    told = capsys.readouterr().out
+    assert told.endswith(f"since the last run:\n  fails now: {KEEPER}: b\n")
+
+
+def test_a_run_that_cannot_be_kept_still_gives_its_verdict(
+    lab: Workshop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = write_scenes(tmp_path / "scenes", scene({}))
+    (tmp_path / "a_file").touch()
+    assert command(lab, str(good), "--last", str(tmp_path / "a_file" / "last.json")) == PASSED
+    told = capsys.readouterr()
+    assert "1 passed, 0 failed" in told.out
+    assert "could not be kept" in told.err
+
+
+def test_the_command_has_a_store_of_its_own(
+    lab: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = write_scenes(tmp_path / "scenes", scene({}))
+    used: list[Settings] = []
+
+    def recorded(settings: Settings) -> EngineService:
+        used.append(settings)
+        data = {"data_dir": settings.data_dir, "database_url": settings.database_url}
+        return lab.service(load=False, bundle=str(lab.bundle(shifts=ALL_FIRE)), **data)
+
+    monkeypatch.setattr(command_line, "EngineService", recorded)
+    monkeypatch.setenv("DATA_DIR", str(tmp_path / "users"))
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path / 'users.sqlite3'}")
+    assert main([str(good)]) == PASSED
+    assert [path.name for path in (tmp_path / "users").iterdir()] == ["scenes-last.json"]
+    assert not (tmp_path / "users.sqlite3").exists()
+    assert not used[0].data_dir.exists()
 
 
 def test_the_command_says_why_it_could_not_run(
-    lab: Workshop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    lab: Workshop,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert command(lab) == NOT_RUN
     assert "there are no scenes" in capsys.readouterr().err
@@ -242,8 +385,14 @@ def test_the_command_says_why_it_could_not_run(
         return lab.service(load=False, bundle=str(tmp_path / "nowhere"))
 
     good = write_scenes(tmp_path / "scenes", scene({}))
-    assert main([str(good)], unready) == NOT_RUN
+    assert main(["--last", str(tmp_path / "last.json"), str(good)], unready) == NOT_RUN
     assert "there is no bundle" in capsys.readouterr().err
+    assert not (tmp_path / "last.json").exists()
+    assert command(lab, str(good), "--npc", "nobody") == NOT_RUN
+    assert "there are no scenes of nobody in the files given" in capsys.readouterr().err
+    monkeypatch.setenv("HISTORY_TURNS", "many")
+    assert command(lab, str(good)) == NOT_RUN
+    assert "setting HISTORY_TURNS" in capsys.readouterr().err
 
 
 def test_runs_are_told_apart(lab: Workshop, tmp_path: Path) -> None:
@@ -259,6 +408,9 @@ def test_runs_are_told_apart(lab: Workshop, tmp_path: Path) -> None:
         f"gone: {KEEPER}: c",
     ]
     keep(run, tmp_path / "deep" / "last.json")
+    assert read_last(tmp_path / "deep" / "last.json") == as_json(run)
+    assert difference(run, before, whole=[]) == difference(run, before)[:2]
+    keep(run, tmp_path / "deep" / "last.json", whole=["another"])
     assert read_last(tmp_path / "deep" / "last.json") == as_json(run)
     (tmp_path / "broken.json").write_text("[]", encoding="utf-8")
     assert read_last(tmp_path / "broken.json") == {}

@@ -4,7 +4,7 @@
     runner.py   playing them in sessions of their own
     report.py   the table, and the difference to the last run
 
-    python -m engine.scenes [--npc ID …] [--json] [FILE …]
+    python -m engine.scenes [--npc ID …] [--scenes DIR] [--json] [--last FILE] [FILE …]
 
 A scene is played with the program's own parts and a session store that is thrown away, so that no
 player's session is touched. Knows nothing of the page.

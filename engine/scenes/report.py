@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from engine.scenes.runner import Run
+from engine.scenes.schema import write_whole
 
 Json = dict[str, Any]
 
@@ -28,8 +29,16 @@ def table(run: Run) -> str:
     return "\n".join(lines)
 
 
-def difference(run: Run, last: Mapping[str, Any]) -> list[str]:
-    """Return what is different from an earlier run as `as_json` gave it, a line each."""
+def difference(
+    run: Run, last: Mapping[str, Any], whole: Collection[str] | None = None
+) -> list[str]:
+    """Return what is different from an earlier run as `as_json` gave it, a line each.
+
+    Args:
+        run: the new run.
+        last: the earlier one.
+        whole: the NPCs of whom all scenes were run; None: all NPCs. Only theirs can be gone.
+    """
     before = last.get("scenes", {})
     now = {one.key: one for one in run.outcomes}
     lines = []
@@ -40,8 +49,12 @@ def difference(run: Run, last: Mapping[str, Any]) -> list[str]:
             lines.append(f"passes again: {key}")
         elif not one.passed and not before[key]:
             lines.append(f"fails now: {key}")
-    lines += [f"gone: {key}" for key in before if key not in now]
+    lines += [f"gone: {key}" for key in before if key not in now and _was_run(key, whole)]
     return lines
+
+
+def _was_run(key: str, whole: Collection[str] | None) -> bool:
+    return whole is None or key.partition(": ")[0] in whole
 
 
 def read_last(path: Path) -> Json:
@@ -53,9 +66,19 @@ def read_last(path: Path) -> Json:
     return data if isinstance(data, dict) and isinstance(data.get("scenes"), dict) else {}
 
 
-def keep(run: Run, path: Path) -> None:
-    """Write a run for the next one to be held against, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f"{path.name}.part")
-    fresh.write_text(json.dumps(as_json(run), ensure_ascii=False, indent=1), encoding="utf-8")
-    fresh.replace(path)
+def keep(run: Run, path: Path, whole: Collection[str] | None = None) -> None:
+    """Write a run for the next one to be held against, whole or not at all.
+
+    Args:
+        run: the run.
+        path: where the last one is kept.
+        whole: as in `difference`; what is kept of scenes that were not run stays as it was.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    before = read_last(path).get("scenes", {})
+    others = {key: before[key] for key in before if not _was_run(key, whole)}
+    scenes = {**others, **as_json(run)["scenes"]}
+    data = {"passed": not any(scenes.values()), "scenes": scenes}
+    write_whole(path, json.dumps(data, ensure_ascii=False, indent=1))

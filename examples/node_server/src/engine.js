@@ -38,7 +38,8 @@ export class Engine {
   /**
    * Play a turn and return the engine's result.
    *
-   * @param {{text: string, npc_id: string, player_id: string, context: object, turn_id: string}} turn
+   * @param {{text: string, npc_id: string, player_id: string, context: object, turn_id: string}}
+   *   turn
    * @throws {Refused | Silent}
    */
   async ask(turn) {

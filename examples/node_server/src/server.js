@@ -7,7 +7,8 @@ import { Refused, Silent } from "./engine.js";
 import { MOST_NAMES } from "./store.js";
 import { Talks, TurnTaken } from "./talk.js";
 
-const NAME = { type: "string", minLength: 1, maxLength: 64 };
+// Names go into a header and into every later context: what the engine refuses must not get in.
+const NAME = { type: "string", pattern: "^[\\w.:-]{1,64}$" };
 const NAMES = { type: "array", items: NAME, minItems: 1, maxItems: MOST_NAMES };
 const PARAMS = object({ id: NAME });
 const TALK = object(
@@ -52,8 +53,12 @@ export function build(store, engine, logger = false) {
     const { code, message, field } = error;
     if (error instanceof Refused) return failed(reply, REFUSED[code] ?? 502, code, message, field);
     if (error instanceof TurnTaken) return failed(reply, 409, "conflict", message, "turn_id");
-    if (error instanceof Silent) return failed(reply.header("retry-after", 2), 503, "silent", message);
-    if (error.statusCode < 500) return failed(reply, error.statusCode, "invalid_request", message);
+    if (error instanceof Silent) {
+      return failed(reply.header("retry-after", 2), 503, "silent", message);
+    }
+    if (error.statusCode < 500) {
+      return failed(reply, error.statusCode, "invalid_request", message);
+    }
     request.log.error(error);
     return failed(reply, 500, "internal", "the game server failed; its log says how");
   });

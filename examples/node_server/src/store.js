@@ -56,7 +56,7 @@ export class Store {
   /** Return all that a player has, did, and stands for; a stranger's is empty. */
   player(playerId) {
     const quests = this.#all("SELECT * FROM quests WHERE player_id = ?", playerId);
-    const facts = this.#all("SELECT name, value FROM facts WHERE player_id = ?", playerId);
+    const facts = this.#all("SELECT * FROM facts WHERE player_id = ? ORDER BY rowid", playerId);
     return {
       player_id: playerId,
       items: this.#owned(playerId, "item"),
@@ -76,7 +76,8 @@ export class Store {
   }
 
   setFact(playerId, name, value) {
-    this.#run("INSERT OR REPLACE INTO facts VALUES (?, ?, ?)", playerId, name, JSON.stringify(value));
+    const sql = "INSERT OR REPLACE INTO facts VALUES (?, ?, ?)";
+    this.#run(sql, playerId, name, JSON.stringify(value));
   }
 
   /** Write a turn down, with the context that every try of it will send, and return it. */
@@ -86,7 +87,7 @@ export class Store {
       ...quests[npcId],
       items: items.slice(-MOST_NAMES),
       actions: actions.slice(-MOST_NAMES),
-      game_state,
+      game_state: Object.fromEntries(Object.entries(game_state).slice(-MOST_NAMES)),
     };
     this.#run(
       "INSERT INTO turns VALUES (?, ?, ?, ?, ?, NULL)",
@@ -97,7 +98,8 @@ export class Store {
 
   /** Return a turn, with its `result` if it is done; undefined if there is none. */
   turn(playerId, turnId) {
-    return read(this.#all("SELECT * FROM turns WHERE player_id = ? AND turn_id = ?", playerId, turnId));
+    const sql = "SELECT * FROM turns WHERE player_id = ? AND turn_id = ?";
+    return read(this.#all(sql, playerId, turnId));
   }
 
   /** Return the player's turn that has no result yet. */

@@ -1,8 +1,9 @@
 /**
  * One turn of talk, from words to applied decision, and what to do where it was cut short.
  *
- * A player's turns run one after the other. A turn that was asked for and has no result yet may have
- * been played by the engine, so it is finished before another begins: what it granted is not lost.
+ * A player's turns run one after the other. A turn that was asked for and has no result yet may
+ * have been played by the engine, so it is finished before another begins: what it granted is not
+ * lost.
  */
 import { Refused } from "./engine.js";
 
@@ -21,8 +22,10 @@ export class Talks {
     this.engine = engine;
   }
 
-  /** Say `text` to an NPC and return the engine's result, applied; a turn id seen before, its result. */
-  talk(playerId, npcId, text, turnId) {
+  /** Say something to an NPC; return the engine's result, applied. A turn is played once. */
+  talk(playerId, npcId, said, turnId) {
+    // Half characters and NULs would come back from the database as something else.
+    const text = said.toWellFormed().replaceAll("\0", " ");
     return this.#inOrder(playerId, async () => {
       const known = this.store.turn(playerId, turnId);
       if (known && (known.npc_id !== npcId || known.text !== text)) {

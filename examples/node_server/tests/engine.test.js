@@ -6,7 +6,9 @@ import { gives } from "./stub.js";
 
 const TURN = { text: "Hello.", npc_id: "silvia", player_id: "p", context: {}, turn_id: "t1" };
 const BUSY = { error: { code: "busy", message: "busy", retryable: true, field: null } };
-const UNKNOWN = { error: { code: "unknown_npc", message: "who?", retryable: false, field: "npc_id" } };
+const UNKNOWN = {
+  error: { code: "unknown_npc", message: "who?", retryable: false, field: "npc_id" },
+};
 const NEVER = new Promise(() => {});
 
 /** An engine whose client answers with `answers`: an Error breaks the line, NEVER hangs. */
@@ -44,13 +46,15 @@ test("busy, a broken line and a slow one are tried again with the same turn", as
 
 test("what is refused is not tried again", async () => {
   const { engine: one, seen } = engine(UNKNOWN);
-  await assert.rejects(one.ask(TURN), (error) => error instanceof Refused && error.field === "npc_id");
+  const refused = (error) => error instanceof Refused && error.field === "npc_id";
+  await assert.rejects(one.ask(TURN), refused);
   assert.equal(seen.asked.length, 1);
 });
 
 test("an engine that never answers is given up, in plain words", async () => {
   const { engine: one, seen } = engine(BUSY, BUSY, BUSY, BUSY);
-  await assert.rejects(one.ask(TURN), (error) => error instanceof Silent && /busy/.test(error.message));
+  const silent = (error) => error instanceof Silent && /busy/.test(error.message);
+  await assert.rejects(one.ask(TURN), silent);
   assert.equal(seen.asked.length, 4);
 });
 

@@ -59,6 +59,14 @@ test("a turn that is sent twice is played once", async () => {
   assert.equal(other.body.error.field, "turn_id");
 });
 
+test("words that no database keeps are the same words when they are sent again", async () => {
+  const { engine, say } = served([gives("necklace", "e1")]);
+  const first = await say("Hello\0 half \ud83d", { turn_id: "t1" });
+  const again = await say("Hello\0 half \ud83d", { turn_id: "t1" });
+  assert.deepEqual(again.body, first.body);
+  assert.equal(engine.asked[0].text, "Hello  half \ufffd");
+});
+
 test("an effect happens once, whichever turn brings it", async () => {
   const lantern = { flag: "give_item", value: "lantern", text: "", effect_id: "e1" };
   const again = gives("", "", { actions: [lantern] });
@@ -78,7 +86,7 @@ test("a turn without an answer is asked again with the same id and context", asy
   assert.deepEqual(found.body.player.items, ["rope", "necklace"]);
 });
 
-test("what an unanswered turn granted is not lost when the player says something else", async () => {
+test("what an unanswered turn granted is not lost when something else is said", async () => {
   const { engine, say } = served([
     new Silent("gone"),
     new Silent("still gone"),
@@ -88,7 +96,8 @@ test("what an unanswered turn granted is not lost when the player says something
   await say("First.");
   assert.equal((await say("Second.")).status, 503);
   assert.deepEqual((await say("Third.")).body.player.items, ["necklace", "ring"]);
-  assert.deepEqual(engine.asked.map((turn) => turn.text), ["First.", "First.", "First.", "Third."]);
+  const texts = engine.asked.map((turn) => turn.text);
+  assert.deepEqual(texts, ["First.", "First.", "First.", "Third."]);
 });
 
 test("an unanswered turn outlives a restart", async () => {
@@ -129,6 +138,15 @@ test("two turns of a player at once run one after the other", async () => {
   assert.deepEqual(engine.asked[1].context.items, ["necklace"]);
 });
 
+test("no more goes along than the engine takes, the newest first of all", async () => {
+  const { engine, post, say } = served([gives("necklace", "e1")]);
+  const names = Array.from({ length: 70 }, (_, number) => `item_${number}`);
+  await post("/player/p/items", { items: names.slice(0, 40) });
+  await post("/player/p/items", { items: names.slice(40) });
+  await say("Hello.");
+  assert.deepEqual(engine.asked[0].context.items, names.slice(-64));
+});
+
 test("players do not see each other's things", async () => {
   const { get, post } = served([]);
   await post("/player/p/items", { items: ["photo"] });
@@ -143,6 +161,8 @@ test("a body of another shape is refused in plain words", async () => {
     ["/talk", { player_id: "p", npc_id: "silvia", text: "Hello.", npc: "x" }],
     ["/player/p/items", { items: "photo" }],
     ["/player/p/items", { items: [] }],
+    ["/player/p/items", { items: ["half a \ud83d"] }],
+    ["/talk", { player_id: "p", npc_id: "silvia", text: "Hello.", turn_id: "two\nlines" }],
   ]) {
     const { status, body: told } = await post(url, body);
     assert.equal(status, 400, JSON.stringify(body));

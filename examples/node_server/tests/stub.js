@@ -1,10 +1,11 @@
-/** A stub of the engine: answers by a list, remembers what it was asked; and a server in front of it. */
+/** A stub of the engine, which answers by a list and remembers the questions; a server on it. */
 import { build } from "../src/server.js";
 import { Store } from "../src/store.js";
 
 /** Return a result as the engine sends it, that gives `item` under `effect`. */
 export function gives(item, effect, more = {}) {
-  const action = { flag: "give_item", value: item, text: `You get the ${item}.`, effect_id: effect };
+  const text = `You get the ${item}.`;
+  const action = { flag: "give_item", value: item, text, effect_id: effect };
   return {
     text: "Here you are.",
     delta: { trust: 0.1, relationship: 0.05 },
