@@ -169,3 +169,15 @@ def test_thresholds_of_flags_that_differ_stay_apart() -> None:
     probability = np.where(truth, [0.3, 0.9], [0.1, 0.7]) + random.normal(0, 0.02, truth.shape)
     low, high = steady_thresholds(probability, truth, np.ones_like(truth))
     assert low < 0.35 < 0.65 < high
+
+
+def test_f1_is_scikit_learns() -> None:
+    from sklearn.metrics import f1_score
+
+    from training.fit_heads import _f1
+
+    random = np.random.default_rng(7)
+    truth, fired = random.random((40, 5)) < 0.3, random.random((40, 5)) < 0.4
+    truth[:, 4] = fired[:, 4] = False
+    expected = f1_score(truth, fired, average=None, zero_division=0.0)
+    assert _f1(truth, fired, axis=0) == pytest.approx(expected)

@@ -15,7 +15,6 @@ import torch
 from scipy.special import softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.metrics import f1_score
 
 from heads.bundle import Platt
 from heads.modules import StateHeads
@@ -177,9 +176,7 @@ def choose_thresholds(
         if not truth.any():
             chosen.append(0.5)
             continue
-        scores = np.array(
-            [f1_score(truth, probability >= t, zero_division=0.0) for t in _THRESHOLDS]
-        )
+        scores = _f1(truth[None, :], probability[None, :] >= _THRESHOLDS[:, None], axis=1)
         best = np.flatnonzero(scores >= scores.max() - 1e-9)
         chosen.append(round(float(_THRESHOLDS[best[len(best) // 2]]), 3))
     return chosen
@@ -211,14 +208,25 @@ def _own_and_common(
 ) -> tuple[np.ndarray, float]:
     """Return the best threshold of each flag, and the one that serves all flags best."""
     own_N = np.array(choose_thresholds(probability_BN, truth_BN, use_BN))
-    reached = [_macro_f1(truth_BN, (probability_BN >= cut) & use_BN) for cut in _THRESHOLDS]
-    best = np.flatnonzero(np.array(reached) >= max(reached) - 1e-9)
+    fired_TBN = (probability_BN >= _THRESHOLDS[:, None, None]) & use_BN
+    reached = _f1(truth_BN[None], fired_TBN, axis=1).mean(axis=1)
+    best = np.flatnonzero(reached >= reached.max() - 1e-9)
     return own_N, float(_THRESHOLDS[best[len(best) // 2]])
 
 
 def _macro_f1(truth_BN: np.ndarray, fired_BN: np.ndarray) -> float:
-    scores = f1_score(truth_BN, fired_BN, average=None, zero_division=0.0)
-    return float(np.mean(scores))
+    return float(_f1(truth_BN, fired_BN, axis=0).mean())
+
+
+def _f1(truth: np.ndarray, fired: np.ndarray, *, axis: int) -> np.ndarray:
+    """Return F1 along an axis, 0 where nothing is true and nothing fires.
+
+    In numpy, because thousands of thresholds are tried and scikit-learn checks each of its inputs.
+    """
+    hits = (truth & fired).sum(axis=axis)
+    total = truth.sum(axis=axis) + fired.sum(axis=axis)
+    scores: np.ndarray = 2.0 * hits / np.maximum(total, 1)
+    return scores
 
 
 @torch.no_grad()
