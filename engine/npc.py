@@ -292,7 +292,7 @@ def read_npc(path: Path) -> NPC:
     """
     name = path.name
     try:
-        data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_duplicate_keys)
+        data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=no_duplicate_keys)
     except json.JSONDecodeError as exc:
         raise NPCFileError(
             f"{name}: not valid JSON at line {exc.lineno}, column {exc.colno}: {exc.msg}", path=name
@@ -312,7 +312,12 @@ def read_npc(path: Path) -> NPC:
     return npc
 
 
-def _no_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def no_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of JSON's pairs; for `object_pairs_hook`, which would drop the first of two.
+
+    Raises:
+        ValueError: a key stands twice.
+    """
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:

@@ -23,7 +23,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from engine.errors import EngineError
-from engine.npc import NPCId
+from engine.npc import NPCId, no_duplicate_keys
 from engine.schema import (
     FLAGS,
     Context,
@@ -172,7 +172,7 @@ def read_scenes(paths: Iterable[Path]) -> list[SceneFile]:
 
 def _read(path: Path) -> SceneFile:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_key_twice)
+        data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=no_duplicate_keys)
     except (OSError, ValueError, RecursionError) as exc:
         raise SceneFileError(f"{path.name}: cannot be read as JSON: {exc}") from exc
     try:
@@ -182,16 +182,6 @@ def _read(path: Path) -> SceneFile:
         raise SceneFileError(
             f"{path.name}: {_scene_of(field, data)}{field}: {message}", field=field
         ) from exc
-
-
-def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse a second `expect` or `fire`: JSON would drop the first, and the scene test less."""
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"the key {key!r} stands twice in one object")
-        found[key] = value
-    return found
 
 
 def _scene_of(field: str, data: Any) -> str:
