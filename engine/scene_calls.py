@@ -76,16 +76,19 @@ class SceneCalls:
     def scene_record(
         self, player_id: str, npc_id: str, turn_id: str = "", name: str = "", token: str = ""
     ) -> dict[str, Any]:
-        """Make a scene of a player's turn (the last one, unless named) and save it. The owner's."""
+        """Make a scene of a player's last turn and save it. The owner's to do."""
 
         def run() -> Json:
             self._owner(token)
             engine = self._service.engine
             played = engine.transcript(player_id, npc_id)
-            turns = [one for one in played if turn_id in ("", one.result.meta.turn_id)]
-            if not turns:
-                raise InvalidRequest("there is no such turn to record", field="turn_id")
-            turn, meta = turns[-1], turns[-1].result.meta
+            # What the player had and had done is known of the last turn alone.
+            if not played or turn_id not in ("", played[-1].result.meta.turn_id):
+                raise InvalidRequest(
+                    "only the last turn can be recorded; take later ones back first",
+                    field="turn_id",
+                )
+            turn, meta = played[-1], played[-1].result.meta
             now = engine.session(player_id, npc_id)
             state = Context(
                 quest_stage=meta.quest_stage,
@@ -94,6 +97,9 @@ class SceneCalls:
                 items=tuple(now["items"]),
                 actions=tuple(now["actions"]),
                 game_state=now["game_state"],
+                location=now["location"],
+                npc_mood=now["npc_mood"],
+                player_reputation=now["player_reputation"],
                 language=meta.language,
             )
             scene = record(_named(name, turn.text), state, [(turn.text, turn.result)])

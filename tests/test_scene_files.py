@@ -426,6 +426,9 @@ def test_a_turn_is_recorded_listed_and_run_through_the_api(lab: Workshop) -> Non
     assert api["scene_record"]("p1", KEEPER)["error"]["field"] == "turn_id"
     first = ask(service.engine, ASK, context=OPEN)
     ask(service.engine, "And now?")
+    refused = api["scene_record"]("p1", KEEPER, first.meta.turn_id)["error"]
+    assert "only the last turn" in refused["message"]
+    service.engine.undo("p1", KEEPER)
     told = api["scene_record"]("p1", KEEPER, first.meta.turn_id, "the key")
     assert (told["saved"], told["scene"]["name"]) == (f"{KEEPER}.json", "the key")
     assert told["scene"]["state"]["items"] == OPEN["items"]
