@@ -10,10 +10,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
-# So many of the likeliest tokens are sorted for every line; few nuclei are larger.
-_LIKELY = 256
+# Tokens of at most so small a share of the likeliest one's probability are left out of a nucleus first.
+_FLOORS = (1e-2, 1e-4, 0.0)
 _SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’)\]]*(?=\s|$)")
 _STAGE_DIRECTION = re.compile(r"\([^)]*(?:\)|$)|\[[^\]]*(?:\]|$)|\*[^*]*(?:\*|$)")
 _QUOTES = (('"', '"'), ("“", "”"), ("'", "'"), ("‘", "’"))
@@ -43,9 +45,9 @@ class Sampler:
 
     def __init__(self, sampling: Sampling, suppressed: Sequence[int]) -> None:
         self.sampling = sampling
-        self.suppressed = torch.tensor(list(suppressed), dtype=torch.long)
+        self._suppressed = np.array(list(suppressed), dtype=np.int64)
         # Drawn on the CPU whatever the device, so that a seed gives the same line everywhere.
-        self.generator = torch.Generator().manual_seed(sampling.seed)
+        self._random = np.random.Generator(np.random.PCG64(sampling.seed))
 
     def choose(self, logits_V: torch.Tensor, generated: Sequence[int]) -> int:
         """Return the next token for logits of shape (V,) after the ids in `generated`.
@@ -53,71 +55,62 @@ class Sampler:
         Raises:
             ValueError: the logits are not finite, so no choice among them means anything.
         """
-        return choose_tokens(logits_V.unsqueeze(0), [self], [generated])[0]
+        token = choose_tokens(logits_V[None], [self], [generated])[0]
+        if token is None:
+            raise ValueError("the model gave logits that are not finite")
+        return token
+
+    def choose_from(
+        self, scores_V: npt.NDArray[np.float32], generated: Sequence[int]
+    ) -> int | None:
+        """Return the next token for scores that may be changed; None where they are not finite."""
+        if not (np.isfinite(scores_V.max()) and np.isfinite(scores_V.min())):
+            return None
+        scores_V[self._suppressed] = -np.inf
+        penalty = self.sampling.repetition_penalty
+        if penalty != 1.0 and generated:
+            said = np.unique(np.asarray(generated))
+            values = scores_V[said]
+            scores_V[said] = np.where(values > 0, values / penalty, values * penalty)
+        if self.sampling.temperature <= 0.0:
+            return int(scores_V.argmax())
+        return self._draw(scores_V)
+
+    def _draw(self, scores_V: npt.NDArray[np.float32]) -> int:
+        """Draw from the nucleus (Holtzman et al., 2020), by inverting the distribution."""
+        scores_V -= scores_V.max()
+        scores_V /= self.sampling.temperature
+        weight_V = np.exp(scores_V, out=scores_V)
+        wanted = self.sampling.top_p * float(weight_V.sum(dtype=np.float64))
+        for floor in _FLOORS:
+            # Sorting the vocabulary takes longer than a small model's step; few nuclei need it.
+            likely_K = np.flatnonzero(weight_V > floor)
+            if floor == 0.0 or weight_V[likely_K].sum(dtype=np.float64) >= wanted:
+                break
+        likely_K = likely_K[np.argsort(-weight_V[likely_K], kind="stable")]
+        reached_K = weight_V[likely_K].cumsum(dtype=np.float64)
+        size = min(int(np.searchsorted(reached_K, wanted)) + 1, len(reached_K))
+        mass = reached_K[size - 1] * self._random.random()
+        return int(likely_K[min(int(np.searchsorted(reached_K, mass, side="right")), size - 1)])
 
 
 def choose_tokens(
     logits_BV: torch.Tensor, samplers: Sequence[Sampler], generated: Sequence[Sequence[int]]
-) -> list[int]:
-    """Return the next token of B lines at once; each row's choice is what it would be alone.
+) -> list[int | None]:
+    """Return the next token of B lines, None where a line's logits are not finite.
+
+    Each row's choice is what it would be alone.
 
     Args:
         logits_BV: any type and device; not changed.
-        samplers: one a row; all suppress the same ids.
+        samplers: one a row.
         generated: what each line holds so far.
-
-    Raises:
-        ValueError: logits are not finite; `bad_rows` says of which lines.
     """
-    scores_BV = logits_BV.float().cpu()
-    if scores_BV.data_ptr() == logits_BV.data_ptr():
-        scores_BV = scores_BV.clone()
-    bad = bad_rows(scores_BV)
-    if bad:
-        raise ValueError("the model gave logits that are not finite")
-    scores_BV.index_fill_(1, samplers[0].suppressed, float("-inf"))
-    for scores_V, sampler, held in zip(scores_BV, samplers, generated, strict=True):
-        penalty = sampler.sampling.repetition_penalty
-        if penalty != 1.0 and held:
-            said = torch.tensor(sorted(set(held)))
-            values = scores_V[said]
-            scores_V[said] = torch.where(values > 0, values / penalty, values * penalty)
-    chosen = scores_BV.argmax(dim=-1).tolist()
-    drawn = [row for row, one in enumerate(samplers) if one.sampling.temperature > 0.0]
-    if drawn:
-        heat_B1 = torch.tensor([[samplers[row].sampling.temperature] for row in drawn])
-        picked = scores_BV if len(drawn) == len(samplers) else scores_BV[drawn]
-        tokens = _draw(picked / heat_B1, [samplers[row] for row in drawn])
-        for row, token in zip(drawn, tokens, strict=True):
-            chosen[row] = token
-    return chosen
-
-
-def bad_rows(logits_BV: torch.Tensor) -> list[int]:
-    """Return the rows whose logits are not all finite."""
-    finite_B = torch.isfinite(logits_BV).all(dim=-1)
-    return [] if bool(finite_B.all()) else (~finite_B).nonzero().flatten().tolist()
-
-
-def _draw(scores_BV: torch.Tensor, samplers: Sequence[Sampler]) -> list[int]:
-    """Draw one token a row from its nucleus (Holtzman et al., 2020), by inverting the distribution."""
-    total_B = torch.logsumexp(scores_BV, dim=-1, keepdim=True)
-    likely = min(_LIKELY, scores_BV.shape[1])
-    top_BK, ids_BK = torch.topk(scores_BV, likely, dim=-1)
-    reached_BK = torch.exp(top_BK - total_B).cumsum(dim=-1)
-    tokens = []
-    for row, sampler in enumerate(samplers):
-        wanted = sampler.sampling.top_p
-        reached_K, ids_K = reached_BK[row], ids_BK[row]
-        if wanted > float(reached_K[-1]) and likely < scores_BV.shape[1]:
-            # A flat distribution: the nucleus is larger than what was sorted for everybody.
-            ordered_V, ids_K = torch.sort(scores_BV[row], descending=True, stable=True)
-            reached_K = torch.exp(ordered_V - total_B[row]).cumsum(dim=-1)
-        size = min(int(torch.searchsorted(reached_K, wanted)) + 1, len(reached_K))
-        mass = reached_K[size - 1] * torch.rand((), generator=sampler.generator)
-        at = min(int(torch.searchsorted(reached_K[:size], mass, right=True)), size - 1)
-        tokens.append(int(ids_K[at]))
-    return tokens
+    scores_BV = logits_BV.detach().to("cpu", torch.float32, copy=True).numpy()
+    return [
+        sampler.choose_from(scores_V, held)
+        for scores_V, sampler, held in zip(scores_BV, samplers, generated, strict=True)
+    ]
 
 
 class TextStream:

@@ -53,7 +53,7 @@ class Settings(BaseSettings):
     prefix_cache_mb: int = Field(
         256, ge=0, le=65536, description="Memory for prompt beginnings that turns share, in MB."
     )
-    decode_weights: Literal["auto", "whole", "int8", "int4"] = Field(
+    decode_weights: Literal["auto", "whole", "int8"] = Field(
         "auto", description="Form of the weights that lines are decoded with. auto: measured."
     )
     admin_token: str = Field(

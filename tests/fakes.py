@@ -54,7 +54,9 @@ def tiny_tokenizer(*, chatml: bool = True) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def tiny_model(kind: str, *, spare_rows: int = 0, seed: int = 0) -> tuple[Any, Any]:
+def tiny_model(
+    kind: str, *, spare_rows: int = 0, seed: int = 0, head_dim: int = 16
+) -> tuple[Any, Any]:
     """Return a random model of `kind` and its tokenizer; `spare_rows` pads the embedding."""
     tokenizer = tiny_tokenizer(chatml=kind == "qwen2")
     torch.manual_seed(seed)
@@ -65,6 +67,7 @@ def tiny_model(kind: str, *, spare_rows: int = 0, seed: int = 0) -> tuple[Any, A
         "num_hidden_layers": 3,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
+        "head_dim": head_dim,
         "max_position_embeddings": 4096,
         "initializer_range": 0.3,
         "eos_token_id": tokenizer.eos_token_id,

@@ -18,6 +18,7 @@ from engine.decode import TextStream
 from engine.host import ModelHost
 from engine.model import LanguageModel
 from engine.serving.lean import LeanDecoder
+from engine.serving.steps import make_step, make_steps
 from tests.bench import __main__ as command
 from tests.bench import cells, child
 from tests.bench.cells import Cell, measure, run_cell
@@ -25,7 +26,6 @@ from tests.bench.drive import Played, Times, Turn, play
 from tests.bench.figures import memory, percentile, played_figures, ratios, reached
 from tests.bench.limit import (
     Machine,
-    form_for,
     measure_limit,
     measure_machine,
     prefill_operations,
@@ -37,7 +37,7 @@ from tests.bench.original import Original
 from tests.bench.ours import Ours, make_endless, make_ours
 from tests.bench.plot import draw
 from tests.bench.report import render
-from tests.bench.run import Options, parse_storages, run_cells, warn_of_load
+from tests.bench.run import Options, parse_forms, run_cells, warn_of_load
 from tests.bench.workload import Lengths, Workload, check_lengths, make_workload
 from tests.fakes import tiny_language_model, tiny_tokenizer
 
@@ -154,13 +154,13 @@ def test_our_lines_have_exactly_the_promised_tokens(model, workload, monkeypatch
         return plain(self, token)
 
     monkeypatch.setattr(TextStream, "push", counted)
-    ours = make_ours(model, workload, players=3, storages=((0, "whole"),))
+    ours = make_ours(model, workload, players=3, forms=((0, "whole"),))
     played = play(ours, workload, players=3, rounds=2)
     ours.close()
     assert list(pushed.values()) == [LENGTHS.reply] * 9
     assert all(0 < one.state <= one.first <= one.whole for one in played.cold + played.warm)
     assert ours.notes()["weights"] == {"more": "whole"}
-    assert ours.notes()["cache_bytes_per_token"] == 2 * 2 * 3 * 2 * 8
+    assert ours.notes()["cache_bytes_per_token"] == 2 * 2 * 3 * 2 * 16
 
 
 def test_our_prefix_is_read_once(model, workload):
@@ -375,31 +375,23 @@ def test_the_peak_is_counted_anew():
 
 def test_the_limit_counts_weights_and_caches_once(model):
     decoder = LeanDecoder(model.model, 500)
-    weights = decoder.weights["whole"].bytes
-    a_token = 2 * 3 * 2 * 8 * 4  # keys and values, layers, heads, width, fp32
-    assert step_bytes(decoder, "whole", 16, 420) == weights + 16 * 420 * a_token
+    weights = decoder.weights.bytes
+    a_token = 2 * 3 * 2 * 16 * 4  # keys and values, layers, heads, width, fp32
+    assert step_bytes(decoder, make_step("whole", decoder), 16, 420) == weights + 16 * 420 * a_token
     linear = [one for one in model.model.model.modules() if isinstance(one, torch.nn.Linear)]
     products = 2 * sum(one.weight.numel() for one in linear)
-    attention = 4 * 3 * 32 * (281 + 282)
+    attention = 4 * 3 * 64 * (281 + 282)
     assert prefill_operations(decoder, 280, 2) == 2 * products + attention
-
-
-def test_the_form_is_the_one_that_the_host_takes():
-    storages = ((2, "int4"), (8, "int8"), (0, "whole"))
-    assert [form_for(storages, lines) for lines in (1, 2, 3, 16)] == [
-        "int4",
-        "int4",
-        "int8",
-        "whole",
-    ]
 
 
 def test_fractions_are_told_with_what_they_come_from(model, workload):
     machine = Machine(fp32_bandwidth=2e9, int8_bandwidth=1e9, matrix_speed=1e9)
     decoder = LeanDecoder(model.model, 500)
-    limit = measure_limit(decoder, ((0, "whole"),), workload, model.suppressed, machine)
+    limit = measure_limit(decoder, make_steps(decoder), workload, model.suppressed, machine)
     for lines in (1, 16):
-        ideal = step_bytes(decoder, "whole", lines, 400 + LENGTHS.reply // 2) / 2e9
+        ideal = (
+            step_bytes(decoder, make_step("whole", decoder), lines, 400 + LENGTHS.reply // 2) / 2e9
+        )
         measured = limit[f"step_ms_{lines}"] / 1e3
         assert limit[f"decode_fraction_{lines}"] == pytest.approx(ideal / measured)
     assert limit["prefill_fraction"] > 0
@@ -421,7 +413,7 @@ def options(tmp_path: Path, **changes: Any) -> Options:
         rounds=1,
         limit_s=9.0,
         threads=1,
-        storages=None,
+        forms=None,
         gguf=None,
         contestants=("ours", "original", "llama_cpp"),
         work=tmp_path,
@@ -433,7 +425,7 @@ def stub(asked: list[Cell]) -> Any:
     def run(cell: Cell, _workload: Workload) -> dict[str, Any]:
         asked.append(cell)
         if cell.contestant == "limit":
-            return {"decode_fraction_1": 0.5, "step_weights_1": "int4", "prefill_fraction": 0.25}
+            return {"decode_fraction_1": 0.5, "step_weights_1": "int8", "prefill_fraction": 0.25}
         found: dict[str, Any] = table((cell.players,))[str(cell.players)][cell.contestant]
         slow = cell.contestant == "original" and cell.precision == "bf16"
         return {**found, "turn_ms": {"p50": 900, "p95": 999}} if slow else found
@@ -512,7 +504,7 @@ def test_any_host_can_be_measured(model, workload):
 
 
 def test_a_child_process_gets_everything_in_files(workload, tmp_path, monkeypatch):
-    cell = Cell("ours", players=2, storages=((2, "int4"), (0, "whole")))
+    cell = Cell("ours", players=2, forms=((2, "int8"), (0, "whole")))
     seen = []
 
     def in_place(command: list[str], **_: Any) -> Any:
@@ -536,11 +528,11 @@ def test_a_child_that_dies_is_told_by_its_last_words(workload, monkeypatch):
     assert found == {"failed": "exit status -11: illegal instruction"}
 
 
-def test_storages_are_read_from_the_command_line():
-    assert parse_storages("2:int4,8:int8,0:whole") == ((2, "int4"), (8, "int8"), (0, "whole"))
-    assert parse_storages("auto") is None
+def test_forms_are_read_from_the_command_line():
+    assert parse_forms("8:int8,0:whole") == ((8, "int8"), (0, "whole"))
+    assert parse_forms("auto") is None
     with pytest.raises(ValueError, match="int3"):
-        parse_storages("0:int3")
+        parse_forms("0:int3")
 
 
 def test_without_xllamacpp_the_rest_is_measured(tmp_path, workload, monkeypatch, capsys):

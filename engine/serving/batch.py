@@ -27,14 +27,14 @@ from typing import Any
 import torch
 
 from engine.decision import decide
-from engine.decode import Sampler, TextStream, bad_rows, choose_tokens, stops_line
+from engine.decode import Sampler, TextStream, choose_tokens, stops_line
 from engine.errors import Busy, EngineError, ModelError
 from engine.host import Event, Job, Line, LineDone, StateKnown, line_start, ms_since
 from engine.model import LanguageModel
 from engine.serving.caches import BatchCache, RowCache
 from engine.serving.lean import LeanDecoder
 from engine.serving.prompts import PromptCache
-from engine.serving.weights import Storage
+from engine.serving.steps import Steps, make_steps
 from heads.spec import FINAL_NORM
 
 logger = logging.getLogger(__name__)
@@ -85,8 +85,7 @@ class BatchHost:
         model: the loaded model.
         decoder: its lean forward.
         limits: how much is done at once.
-        storages: which form of the weights decodes how many lines: (most lines, form), ascending; the
-            last one serves any number. Prompts are always read with the whole weights.
+        steps: how lines are decoded; None: with whole weights, as prompts are read in any case.
     """
 
     def __init__(
@@ -94,12 +93,12 @@ class BatchHost:
         model: LanguageModel,
         decoder: LeanDecoder,
         limits: BatchLimits | None = None,
-        storages: Sequence[tuple[int, Storage]] = ((0, "whole"),),
+        steps: Steps | None = None,
     ) -> None:
         self.model = model
         self.decoder = decoder
         self.limits = limits or BatchLimits()
-        self.storages = tuple(storages)
+        self.steps = steps or make_steps(decoder)
         self.prompts = PromptCache(self.limits.cache_bytes)
         self._layer = model.bundle.info.spec.layer
         self._state_id = model.encoder.state_id
@@ -177,7 +176,7 @@ class BatchHost:
             "prefix_cache_mb": round(self.prompts.bytes / 2**20, 1),
             "prefix_hits": self.prompts.hits,
             "prefix_misses": self.prompts.misses,
-            "weights": {str(most) if most else "more": form for most, form in self.storages},
+            "weights": {str(most) if most else "more": form for most, form in self.steps.forms},
         }
 
     # --- the one thread that owns the model ------------------------------------------------------
@@ -292,7 +291,7 @@ class BatchHost:
             turn.cache = cache = longer
         last_TH, _ = self._feed(turn.suffix, cache)
         logits_1V = self.decoder.logits(last_TH[-1:])
-        token = choose_tokens(logits_1V, [turn.sampler], [turn.generated])[0]
+        token = turn.sampler.choose(logits_1V[0], turn.generated)
         self._reading = None
         if self._take(turn, token):
             self._batch.join(cache, cache.length + turn.job.sampling.max_new_tokens)
@@ -313,16 +312,9 @@ class BatchHost:
         turns = self._writing
         if not turns:
             return
-        form = self._form(len(turns))
         try:
             ids = torch.tensor([turn.generated[-1] for turn in turns], device=self.decoder.device)
-            positions = self._batch.begin()
-            last_BH, _ = self.decoder.forward(ids, positions, self._batch, storage=form)
-            self._batch.finish()
-            logits_BV = self.decoder.logits(last_BH, storage=form)
-            bad = bad_rows(logits_BV)
-            if bad:
-                logits_BV[bad] = 0.0
+            logits_BV = self.steps.logits(ids, self._batch)
             tokens = choose_tokens(
                 logits_BV, [turn.sampler for turn in turns], [turn.generated for turn in turns]
             )
@@ -334,18 +326,12 @@ class BatchHost:
                 self._fail(turn, failure, exc)
             return
         for slot in reversed(range(len(tokens))):
-            turn = turns[slot]
-            if slot in bad:
+            turn, token = turns[slot], tokens[slot]
+            if token is None:
                 self._leave(slot)
                 self._fail(turn, ModelError("the model gave logits that are not finite"))
-            elif not self._take(turn, tokens[slot]):
+            elif not self._take(turn, token):
                 self._leave(slot)
-
-    def _form(self, lines: int) -> Storage:
-        for most, form in self.storages[:-1]:
-            if lines <= most:
-                return form
-        return self.storages[-1][1]
 
     def _take(self, turn: _Turn, token: int) -> bool:
         """Add a token to a line; return whether the line goes on."""

@@ -9,6 +9,8 @@ has to gather. Knows nothing of models, prompts or turns.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch.nn import functional as F
 
@@ -66,8 +68,11 @@ class RowCache:
         positions = torch.arange(self.length, self.length + count, device=device)
         self._mask = None
         if count > 1:
-            seen_TS = positions[:, None] >= torch.arange(self.length + count, device=device)
-            self._mask = seen_TS.repeat(self.shape.groups, 1)
+            hidden_TS = positions[:, None] < torch.arange(self.length + count, device=device)
+            # As numbers to add: truth values would be turned into them in every layer.
+            mask_TS = torch.zeros(hidden_TS.shape, dtype=self.data.dtype, device=device)
+            mask_TS.masked_fill_(hidden_TS, float("-inf"))
+            self._mask = mask_TS.repeat(self.shape.groups, 1)
         return positions
 
     def finish(self, count: int) -> None:
@@ -122,6 +127,11 @@ class BatchCache:
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    @property
+    def layers(self) -> Sequence[torch.Tensor]:
+        """Keys and values, a layer each; the first `len` slots are taken."""
+        return self._layers
 
     @property
     def bytes(self) -> int:

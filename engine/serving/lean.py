@@ -9,14 +9,17 @@ reference that this must equal. Knows nothing of turns, sampling or heads.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch.nn import functional as F
 
-from engine.serving.weights import DecoderWeights, Storage, gather_weights
+from engine.serving.forward import CompiledForward
+from engine.serving.weights import gather_weights
+
+logger = logging.getLogger(__name__)
 
 _ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 
@@ -79,8 +82,8 @@ class LeanDecoder:
         self.hidden_size = int(config.hidden_size)
         self.vocabulary = int(model.model.embed_tokens.weight.shape[0])
         self._eps = float(config.rms_norm_eps)
-        self._model = model
-        self.weights: dict[Storage, DecoderWeights] = {"whole": gather_weights(model)}
+        self.model = model
+        self.weights = gather_weights(model)
         positions_1T = torch.arange(max_positions, device=self.device)[None]
         probe = torch.zeros(1, dtype=self.dtype, device=self.device)
         with torch.inference_mode():
@@ -89,20 +92,16 @@ class LeanDecoder:
         sin_TD = sin_1TD[0].clone()
         sin_TD[:, :half].neg_()  # so that a rotation is a swap of halves and two products
         self._cos_T1D, self._sin_T1D = cos_1TD[0][:, None], sin_TD[:, None]
+        self.compiled = self._compile((cos_1TD[0], sin_TD))
 
-    def hold(self, storage: Storage) -> None:
-        """Keep the weights in another form as well.
-
-        Raises:
-            ValueError: they cannot be held that way.
-        """
-        if storage not in self.weights:
-            self.weights[storage] = gather_weights(self._model, storage)
-
-    def drop(self, storages: Iterable[Storage]) -> None:
-        """Let go of other forms of the weights."""
-        for storage in storages:
-            self.weights.pop(storage, None)
+    def _compile(self, tables: tuple[torch.Tensor, torch.Tensor]) -> CompiledForward | None:
+        try:
+            return CompiledForward(
+                self.weights, tables, eps=self._eps, head_dim=self.shape.head_dim
+            )
+        except (ImportError, ValueError) as exc:
+            logger.info("tensor operators alone: %s", exc)
+            return None
 
     def forward(
         self,
@@ -110,7 +109,6 @@ class LeanDecoder:
         positions_N: torch.Tensor,
         attention: Attention,
         *,
-        storage: Storage = "whole",
         tap: int = 0,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Feed N ids.
@@ -119,13 +117,14 @@ class LeanDecoder:
             ids_N: ids.
             positions_N: their places in their sequences.
             attention: the caches behind them; it grows by these rows.
-            storage: which form of the weights to use; must be held.
             tap: a layer, from 1, whose output is returned as well; 0: none.
 
         Returns:
             The last norm's output, (N, H), and the tapped layer's, (N, H).
         """
-        weights = self.weights[storage]
+        if self.compiled:
+            return self._forward_compiled(self.compiled, ids_N, positions_N, attention, tap)
+        weights = self.weights
         shape, eps, width = self.shape, self._eps, (self.hidden_size,)
         queries = shape.kv_heads * shape.groups
         rotated, heads = queries + shape.kv_heads, queries + 2 * shape.kv_heads
@@ -151,7 +150,27 @@ class LeanDecoder:
                 tapped = hidden_NH
         return F.rms_norm(hidden_NH, width, weights.norm_H, eps), tapped
 
-    def logits(self, hidden_NH: torch.Tensor, *, storage: Storage = "whole") -> torch.Tensor:
+    def _forward_compiled(
+        self,
+        compiled: CompiledForward,
+        ids_N: torch.Tensor,
+        positions_N: torch.Tensor,
+        attention: Attention,
+        tap: int,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        shape, positions = self.shape, positions_N.numpy()
+        queries = shape.kv_heads * shape.groups
+        rotated, heads = queries + shape.kv_heads, queries + 2 * shape.kv_heads
+
+        def attend(index: int, joined: torch.Tensor) -> torch.Tensor:
+            compiled.rotate(joined, positions, rotated)
+            parts = joined.view(len(joined), heads, shape.head_dim)
+            return attention.attend(
+                index, parts[:, :queries], parts[:, queries:rotated], parts[:, rotated:]
+            )
+
+        return compiled.run(ids_N, attend, tap=tap)
+
+    def logits(self, hidden_NH: torch.Tensor) -> torch.Tensor:
         """Return the logits after each of N rows, (N, V), in the model's type."""
-        logits_NV: torch.Tensor = self.weights[storage].head(hidden_NH)
-        return logits_NV
+        return self.weights.head(hidden_NH)

@@ -13,7 +13,7 @@ from engine.host import Host, ModelHost
 from engine.model import LanguageModel
 from engine.serving.batch import BatchHost, BatchLimits
 from engine.serving.lean import LeanDecoder, why_not_lean
-from engine.serving.tuning import FORMS, choose_storages
+from engine.serving.tuning import choose_steps
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def make_host(
         queue_limit: turns that may wait or run.
         batch: lines that are written together; 1: one turn at a time, by the library's forward pass.
         prefix_cache_mb: limit of kept prompt beginnings.
-        weights: in which form lines are decoded: "auto", "whole", "int8" or "int4".
+        weights: in which form lines are decoded: "auto", "whole" or "int8".
         tuning: file that remembers what a measurement chose.
     """
     # A lent GPU is there for one call in a forked worker: nothing outlives it to be shared.
@@ -43,13 +43,10 @@ def make_host(
         logger.info("one turn at a time%s", f": {reason}" if reason else "")
         return ModelHost(model, queue_limit)
     decoder = LeanDecoder(model.model, model.encoder.max_tokens + _REPLY_ROOM)
-    # The embedded base comes from four-bit weights, so four bits hold it all but exactly; a merged
-    # adapter moves each weight by less than such a step, and would be rounded away.
-    forms = FORMS if model.bundle.adapter is None else FORMS[:2]
-    storages = choose_storages(decoder, weights, most=batch, forms=forms, remembered=tuning)
-    logger.info("up to %d lines together, decoded with %s", batch, storages)
+    steps = choose_steps(decoder, weights, most=batch, remembered=tuning)
+    logger.info("up to %d lines together, decoded with %s", batch, steps.forms)
     limits = BatchLimits(queue=queue_limit, batch=batch, cache_bytes=prefix_cache_mb * 2**20)
-    return BatchHost(model, decoder, limits, storages)
+    return BatchHost(model, decoder, limits, steps)
 
 
 # Behind the longest prompt: the decision in words, and the longest line that may be asked for.

@@ -1,9 +1,9 @@
-"""Which form of the weights decodes how many lines fastest here: measured once, then remembered.
+"""Which form of a step decodes how many lines fastest here: measured once, then remembered.
 
-One line reads all weights for one product each, so int4 or int8 wins by moving fewer bytes; many lines
-share what is read, and whole bfloat16 wins by the processor's matrix units. Where the lines cross
-depends on the machine. Prompts are always read with whole weights, so what a turn decides does not
-depend on this. Knows nothing of turns.
+One line reads all weights for one product each, so int8 wins by moving fewer bytes; many lines share
+what is read, and bfloat16 wins by the processor's matrix units. Where the lines cross depends on the
+machine. Prompts are always read with whole weights, so what a turn decides does not depend on this.
+Knows nothing of turns.
 """
 
 from __future__ import annotations
@@ -19,12 +19,9 @@ import torch
 
 from engine.serving.caches import BatchCache, RowCache
 from engine.serving.lean import LeanDecoder
-from engine.serving.weights import Storage
+from engine.serving.steps import FORMS, Form, Forms, Step, Steps, make_step, make_steps
 
 logger = logging.getLogger(__name__)
-
-Storages = tuple[tuple[int, Storage], ...]
-FORMS: tuple[Storage, ...] = ("whole", "int8", "int4")
 
 _CONTEXT = 256
 _ROUNDS = 6
@@ -32,23 +29,19 @@ _ROUNDS = 6
 _WORTH = 0.9
 # A form that is so much slower than the best will not be the best for more lines.
 _HOPELESS = 1.6
+# What a processor, a build or a kind of weights that does not suit may answer with.
+_NOT_HERE = (ImportError, RuntimeError, ValueError)
 
 
-def choose_storages(
-    decoder: LeanDecoder,
-    wanted: str = "auto",
-    *,
-    most: int = 32,
-    forms: Sequence[Storage] = FORMS,
-    remembered: Path | None = None,
-) -> Storages:
-    """Return (most lines, form) pairs, ascending, and hold exactly the forms that they name.
+def choose_steps(
+    decoder: LeanDecoder, wanted: str = "auto", *, most: int = 32, remembered: Path | None = None
+) -> Steps:
+    """Return the steps that serve fastest, or the form that is asked for.
 
     Args:
         decoder: whose steps are measured.
         wanted: a form for all sizes, or "auto".
         most: lines that are ever decoded together.
-        forms: to choose among, "whole" one of them.
         remembered: file of earlier choices on this machine, read and written.
 
     Raises:
@@ -57,35 +50,40 @@ def choose_storages(
     if wanted != "auto":
         form = next((one for one in FORMS if one == wanted), None)
         if form is None:
-            raise ValueError(f"weights must be auto, {', '.join(FORMS)}, not {wanted!r}")
-        decoder.hold(form)
-        return ((0, form),)
-    if decoder.dtype is not torch.bfloat16 or decoder.device.type != "cpu":
-        return ((0, "whole"),)
-    key = _key(decoder, most, forms)
-    chosen = _recall(remembered, key) or _measured_or_whole(decoder, most, forms)
-    _remember(remembered, key, chosen)
-    for _, form in chosen:
-        decoder.hold(form)
-    decoder.drop({form for form in FORMS if form != "whole"} - {form for _, form in chosen})
+            raise ValueError(f"weights must be auto, {' or '.join(FORMS)}, not {wanted!r}")
+        try:
+            return make_steps(decoder, ((0, form),))
+        except ImportError as exc:
+            raise ValueError(f"{form} weights cannot be had here: {exc}") from exc
+    if decoder.device.type != "cpu":
+        return make_steps(decoder)
+    key = _key(decoder, most)
+    recalled = _recall(remembered, key)
+    if recalled:
+        try:
+            return make_steps(decoder, recalled)
+        except _NOT_HERE as exc:
+            logger.info("what was chosen before cannot be had now: %s", exc)
+    chosen = _measured(decoder, most)
+    _remember(remembered, key, chosen.forms)
     return chosen
 
 
-def _measured_or_whole(decoder: LeanDecoder, most: int, forms: Sequence[Storage]) -> Storages:
-    try:
-        return _measured(decoder, most, forms)
-    except (RuntimeError, ValueError) as exc:  # a processor without these kernels
-        logger.info("int8 and int4 are not to be had here: %s", exc)
-        return ((0, "whole"),)
-
-
-def _measured(decoder: LeanDecoder, most: int, forms: Sequence[Storage]) -> Storages:
+def _measured(decoder: LeanDecoder, most: int) -> Steps:
+    steps: dict[Form, Step] = {}
+    for form in FORMS:
+        try:
+            steps[form] = make_step(form, decoder)
+            step_seconds(decoder, steps[form], 1)  # the first call compiles
+        except _NOT_HERE as exc:
+            if form == "whole":
+                raise
+            steps.pop(form, None)
+            logger.info("%s weights are not to be had here: %s", form, exc)
     sizes = [size for size in (1, 2, 4, 8, 16, 32, 64) if size < most] + [most]
-    for form in forms:
-        decoder.hold(form)
-    left, pairs = list(forms), list[tuple[int, Storage]]()
+    left, pairs = list(steps), list[tuple[int, Form]]()
     for size in sizes:
-        times = {form: step_seconds(decoder, size, form) for form in left}
+        times = {form: step_seconds(decoder, steps[form], size) for form in left}
         fastest = min(times, key=lambda form: times[form])
         former = pairs[-1][1] if pairs else "whole"
         if former in times and times[fastest] > _WORTH * times[former]:
@@ -97,12 +95,13 @@ def _measured(decoder: LeanDecoder, most: int, forms: Sequence[Storage]) -> Stor
         left = [
             form for form in left if form == "whole" or times[form] < _HOPELESS * times[fastest]
         ]
-    return joined(pairs)
+    forms = joined(pairs)
+    return Steps(forms, {form: steps[form] for _, form in forms})
 
 
-def joined(pairs: Sequence[tuple[int, Storage]]) -> Storages:
+def joined(pairs: Sequence[tuple[int, Form]]) -> Forms:
     """Return pairs with neighbours of one form made one, the last one for any size (0)."""
-    found: list[tuple[int, Storage]] = []
+    found: list[tuple[int, Form]] = []
     for size, form in pairs:
         if found and found[-1][1] == form:
             found.pop()
@@ -111,7 +110,7 @@ def joined(pairs: Sequence[tuple[int, Storage]]) -> Storages:
 
 
 @torch.inference_mode()
-def step_seconds(decoder: LeanDecoder, lines: int, form: Storage) -> float:
+def step_seconds(decoder: LeanDecoder, step: Step, lines: int) -> float:
     """Return how long a step of so many lines takes at best, in seconds."""
     row = RowCache(decoder.shape, _CONTEXT, decoder.dtype, decoder.device)
     row.data.zero_()
@@ -123,15 +122,12 @@ def step_seconds(decoder: LeanDecoder, lines: int, form: Storage) -> float:
     best = float("inf")
     for _ in range(_ROUNDS):
         began = time.perf_counter()
-        positions = batch.begin()
-        hidden, _ = decoder.forward(ids, positions, batch, storage=form)
-        batch.finish()
-        decoder.logits(hidden, storage=form)
+        step.logits(ids, batch)
         best = min(best, time.perf_counter() - began)
     return best
 
 
-def _key(decoder: LeanDecoder, most: int, forms: Sequence[Storage]) -> str:
+def _key(decoder: LeanDecoder, most: int) -> str:
     shape = decoder.shape
     return "/".join(
         str(part)
@@ -144,12 +140,13 @@ def _key(decoder: LeanDecoder, most: int, forms: Sequence[Storage]) -> str:
             decoder.hidden_size,
             decoder.vocabulary,
             most,
-            "+".join(forms),
+            "+".join(FORMS),
+            str(decoder.dtype),
         )
     )
 
 
-def _recall(path: Path | None, key: str) -> Storages | None:
+def _recall(path: Path | None, key: str) -> Forms | None:
     if path is None or not path.is_file():
         return None
     try:
@@ -160,7 +157,7 @@ def _recall(path: Path | None, key: str) -> Storages | None:
     return tuple(pairs) or None
 
 
-def _remember(path: Path | None, key: str, chosen: Storages) -> None:
+def _remember(path: Path | None, key: str, chosen: Forms) -> None:
     if path is None:
         return
     try:

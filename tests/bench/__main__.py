@@ -15,7 +15,7 @@ from tests.bench.cells import CONTESTANTS
 from tests.bench.llama_cpp import INSTALL, have_llama_cpp
 from tests.bench.plot import draw, have_matplotlib
 from tests.bench.report import render
-from tests.bench.run import Options, parse_storages, run_bench
+from tests.bench.run import Options, parse_forms, run_bench
 
 logger = logging.getLogger("bench")
 
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
             rounds=options.rounds or (1 if options.quick else 3),
             limit_s=options.seconds,
             threads=options.threads,
-            storages=options.storages,
+            forms=options.forms,
             gguf=options.gguf,
             contestants=tuple(contestants),
             work=Path(folder),
@@ -69,8 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of every model")
     parser.add_argument(
-        "--storages",
-        type=parse_storages,
+        "--forms",
+        type=parse_forms,
         help="forms of our weights, as 2:int4,8:int8,0:whole; default: as the app chooses",
     )
     parser.add_argument("--gguf", type=Path, help="llama.cpp's file; default: fetched")

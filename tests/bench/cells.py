@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.model import Precision
-from engine.serving.weights import Storage
+from engine.serving.steps import Forms
 from tests.bench.drive import Contestant, play
 from tests.bench.figures import played_figures
 from tests.bench.memory import forget_peak, held_bytes, peak_bytes
@@ -30,7 +30,7 @@ class Cell:
         limit_s: seconds after which no turn is begun.
         threads: of the model.
         precision: of the original.
-        storages: forms of our weights; None: as the app chooses.
+        forms: forms of our weights; None: as the app chooses.
         tuning: file that remembers what it chose.
         gguf: llama.cpp's model.
     """
@@ -41,7 +41,7 @@ class Cell:
     limit_s: float = 90.0
     threads: int = 2
     precision: Precision = "bf16"
-    storages: tuple[tuple[int, Storage], ...] | None = None
+    forms: Forms | None = None
     tuning: str = ""
     gguf: str = ""
 
@@ -52,9 +52,9 @@ class Cell:
     @classmethod
     def from_json(cls, held: dict[str, Any]) -> Cell:
         """Return the cell of `to_json`."""
-        pairs = held["storages"]
-        storages = None if pairs is None else tuple((most, form) for most, form in pairs)
-        return cls(**{**held, "storages": storages})
+        pairs = held["forms"]
+        forms = None if pairs is None else tuple((most, form) for most, form in pairs)
+        return cls(**{**held, "forms": forms})
 
 
 def run_cell(cell: Cell, workload: Workload) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def make_contestant(cell: Cell, workload: Workload) -> Contestant:
             load_served(cell.threads),
             workload,
             cell.players,
-            storages=cell.storages,
+            forms=cell.forms,
             tuning=Path(cell.tuning) if cell.tuning else None,
         )
     if cell.contestant == "original":
@@ -107,7 +107,8 @@ def make_contestant(cell: Cell, workload: Workload) -> Contestant:
 def run_limit(cell: Cell, workload: Workload) -> dict[str, Any]:
     """Measure the machine and hold the decoder against it."""
     from engine.serving.lean import LeanDecoder
-    from engine.serving.tuning import choose_storages
+    from engine.serving.steps import make_steps
+    from engine.serving.tuning import choose_steps
     from tests.bench.limit import measure_limit, measure_machine
     from tests.bench.models import load_served
     from tests.bench.ours import make_endless
@@ -125,7 +126,7 @@ def run_limit(cell: Cell, workload: Workload) -> dict[str, Any]:
         decoder.dtype,
     )
     tuning = Path(cell.tuning) if cell.tuning else None
-    storages = cell.storages or choose_storages(decoder, remembered=tuning)
-    for _, form in storages:
-        decoder.hold(form)
-    return measure_limit(decoder, storages, workload, model.suppressed, machine)
+    steps = (
+        make_steps(decoder, cell.forms) if cell.forms else choose_steps(decoder, remembered=tuning)
+    )
+    return measure_limit(decoder, steps, workload, model.suppressed, machine)

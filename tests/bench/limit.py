@@ -19,8 +19,7 @@ from torch import nn
 from engine.decode import Sampler, choose_tokens
 from engine.serving.caches import BatchCache, RowCache
 from engine.serving.lean import LeanDecoder
-from engine.serving.tuning import Storages
-from engine.serving.weights import Storage
+from engine.serving.steps import Step, Steps
 from tests.bench.workload import Workload
 
 _ROUNDS = 8
@@ -100,7 +99,7 @@ def best_seconds(work: Callable[[], Any], rounds: int = _ROUNDS) -> float:
 
 def measure_limit(
     decoder: LeanDecoder,
-    storages: Storages,
+    steps: Steps,
     workload: Workload,
     suppressed: list[int],
     machine: Machine,
@@ -108,8 +107,8 @@ def measure_limit(
     """Hold the decoder against the machine; return the fractions and what they come from.
 
     Args:
-        decoder: holds the forms that `storages` names.
-        storages: which form decodes how many lines.
+        decoder: whose limit it is.
+        steps: how lines are decoded.
         workload: gives the lengths.
         suppressed: ids that are never chosen.
         machine: what it can do.
@@ -118,9 +117,10 @@ def measure_limit(
     prompt = len(workload.ids(0, 0))
     context = prompt + workload.reply_tokens // 2
     for lines in (1, 16):
-        form = form_for(storages, lines)
-        measured = step_seconds(decoder, form, lines, context, workload, suppressed)
-        ideal = step_bytes(decoder, form, lines, context) / machine.bandwidth
+        form = steps.form(lines)
+        step = steps.by_form[form]
+        measured = step_seconds(decoder, step, lines, context, workload, suppressed)
+        ideal = step_bytes(decoder, step, lines, context) / machine.bandwidth
         found[f"decode_fraction_{lines}"] = ideal / measured
         found[f"step_ms_{lines}"] = 1e3 * measured
         found[f"step_weights_{lines}"] = form
@@ -135,19 +135,14 @@ def measure_limit(
     return found
 
 
-def form_for(storages: Storages, lines: int) -> Storage:
-    """Return the form that decodes so many lines."""
-    return next((form for most, form in storages[:-1] if lines <= most), storages[-1][1])
-
-
 def cache_bytes(decoder: LeanDecoder, tokens: int) -> int:
     """Return the bytes of keys and values of so many tokens, in the decoder's type."""
     return decoder.shape.bytes_per_token * tokens * decoder.dtype.itemsize // 2
 
 
-def step_bytes(decoder: LeanDecoder, form: Storage, lines: int, context: int) -> int:
+def step_bytes(decoder: LeanDecoder, step: Step, lines: int, context: int) -> int:
     """Return what a step must read: the weights once, and every line's keys and values."""
-    return decoder.weights[form].bytes + lines * cache_bytes(decoder, context)
+    return step.bytes + lines * cache_bytes(decoder, context)
 
 
 def prefill_operations(decoder: LeanDecoder, kept: int, count: int) -> float:
@@ -155,7 +150,7 @@ def prefill_operations(decoder: LeanDecoder, kept: int, count: int) -> float:
     shape, hidden = decoder.shape, decoder.hidden_size
     itemsize = decoder.dtype.itemsize
     # Whole weights are the layers' matrices and the vocabulary's, which a prefill leaves out.
-    matrices = decoder.weights["whole"].bytes // itemsize - decoder.vocabulary * hidden
+    matrices = decoder.weights.bytes // itemsize - decoder.vocabulary * hidden
     seen = sum(range(kept + 1, kept + count + 1))
     heads = shape.kv_heads * shape.groups
     return 2.0 * matrices * count + 4.0 * shape.layers * heads * shape.head_dim * seen
@@ -164,7 +159,7 @@ def prefill_operations(decoder: LeanDecoder, kept: int, count: int) -> float:
 @torch.inference_mode()
 def step_seconds(
     decoder: LeanDecoder,
-    form: Storage,
+    step: Step,
     lines: int,
     context: int,
     workload: Workload,
@@ -179,13 +174,7 @@ def step_seconds(
     ids = torch.zeros(lines, dtype=torch.long, device=decoder.device)
     written = [list(workload.act)] * lines
 
-    def step() -> None:
-        positions = batch.begin()
-        hidden_BH, _ = decoder.forward(ids, positions, batch, storage=form)
-        batch.finish()
-        choose_tokens(decoder.logits(hidden_BH, storage=form), samplers, written)
-
-    return best_seconds(step)
+    return best_seconds(lambda: choose_tokens(step.logits(ids, batch), samplers, written))
 
 
 @torch.inference_mode()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from engine.model import LanguageModel
 from engine.serving.batch import BatchHost, BatchLimits
 from engine.serving.lean import LeanDecoder
 from engine.serving.start import make_host
-from engine.serving.weights import Storage
+from engine.serving.steps import Forms, make_steps
 from engine.weights import resolve_embedder
 from tests.bench.drive import Times, Turn
 from tests.bench.workload import Workload
@@ -83,7 +82,7 @@ def make_ours(
     workload: Workload,
     players: int,
     *,
-    storages: Sequence[tuple[int, Storage]] | None = None,
+    forms: Forms | None = None,
     tuning: Path | None = None,
 ) -> Ours:
     """Return the contestant; `model` is changed so that its lines never end early.
@@ -92,12 +91,12 @@ def make_ours(
         model: the loaded model.
         workload: the prompts.
         players: that may be inside at once.
-        storages: which form of the weights decodes how many lines; None: as the app chooses.
+        forms: which form decodes how many lines; None: as the app chooses.
         tuning: file that remembers what was chosen.
     """
     make_endless(model)
     limits = BatchLimits(queue=max(players, BatchLimits.queue))
-    if storages is None:
+    if forms is None:
         host = make_host(
             model,
             queue_limit=limits.queue,
@@ -107,9 +106,7 @@ def make_ours(
         )
         return Ours(host, workload)
     decoder = LeanDecoder(model.model, model.encoder.max_tokens + _ROOM)
-    for _, form in storages:
-        decoder.hold(form)
-    return Ours(BatchHost(model, decoder, limits, storages), workload)
+    return Ours(BatchHost(model, decoder, limits, make_steps(decoder, forms)), workload)
 
 
 def make_endless(model: LanguageModel) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from engine.model import Precision
-from engine.serving.weights import Storage
+from engine.serving.steps import FORMS, Form, Forms
 from tests.bench.cells import LIMIT, Cell
 from tests.bench.child import run_in_child
 from tests.bench.figures import memory, ratios, reached
@@ -26,7 +26,6 @@ logger = logging.getLogger("bench")
 RunCell = Callable[[Cell, Workload], dict[str, Any]]
 _PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 _BUSY = 0.5  # processes that wait for a processor before we begin
-_FORMS: tuple[Storage, ...] = ("whole", "int8", "int4")
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Options:
         rounds: warm turns a player.
         limit_s: seconds after which no warm turn is begun in a cell.
         threads: of every model.
-        storages: forms of our weights; None: as the app chooses.
+        forms: forms of our weights; None: as the app chooses.
         gguf: llama.cpp's file; None: fetched.
         contestants: names.
         work: an empty folder.
@@ -48,7 +47,7 @@ class Options:
     rounds: int
     limit_s: float
     threads: int
-    storages: tuple[tuple[int, Storage], ...] | None
+    forms: Forms | None
     gguf: Path | None
     contestants: tuple[str, ...]
     work: Path
@@ -80,7 +79,7 @@ def run_bench(options: Options, remarks: list[str]) -> dict[str, Any]:
         rounds=options.rounds,
         limit_s=options.limit_s,
         threads=options.threads,
-        storages=options.storages,
+        forms=options.forms,
         tuning=str(options.work / "tuning.json"),
         gguf=str(gguf or ""),
     )
@@ -177,7 +176,7 @@ def _told(found: dict[str, Any]) -> str:
     return f"a turn {found['turn_ms']['p50']:.0f} ms, {found['turns_per_s']:.2f} turns/s"
 
 
-def parse_storages(text: str) -> tuple[tuple[int, Storage], ...] | None:
+def parse_forms(text: str) -> Forms | None:
     """Read "2:int4,8:int8,0:whole"; "auto" is None.
 
     Raises:
@@ -185,11 +184,11 @@ def parse_storages(text: str) -> tuple[tuple[int, Storage], ...] | None:
     """
     if text == "auto":
         return None
-    pairs: list[tuple[int, Storage]] = []
+    pairs: list[tuple[int, Form]] = []
     for part in text.split(","):
         most, _, name = part.partition(":")
-        form = next((one for one in _FORMS if one == name), None)
+        form = next((one for one in FORMS if one == name), None)
         if form is None:
-            raise ValueError(f"{name!r} is none of {', '.join(_FORMS)}")
+            raise ValueError(f"{name!r} is none of {', '.join(FORMS)}")
         pairs.append((int(most), form))
     return tuple(pairs)

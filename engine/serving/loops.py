@@ -1,0 +1,742 @@
+"""The inner loops of a decoding step, compiled for this processor by Numba.
+
+A step of a small model is hundreds of tensor operators of a few microseconds' work each, and starting
+them takes longer than the work. Here the same arithmetic stands in a handful of loops. Activations are
+float32; keys, values and what a matrix product takes and gives may be bfloat16, whose bits are passed
+as uint16 for want of such a type in NumPy. `parts` says into how many pieces a parallel loop is cut.
+
+Suffixes name axes, as everywhere: B lines, H hidden, N outputs of query-key-value, Q query heads by
+width, J twice the MLP's inner width I, T tokens, D width of a head, V vocabulary. Knows nothing of
+models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar, cast
+
+import numpy as np
+import numpy.typing as npt
+from llvmlite import binding, ir
+from numba import njit, prange, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+Array = npt.NDArray[Any]
+
+# Rows below which starting threads takes longer than they save.
+_FEW = 8
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _loop(function: _Function) -> _Function:
+    """Compile at the first call; what was compiled is kept on disk."""
+    made: Any = njit(fastmath=True, nogil=True, cache=True, error_model="numpy")(function)
+    return cast(_Function, made)
+
+
+def _parallel(function: _Function) -> _Function:
+    """The same, with `prange` over threads."""
+    options: dict[str, Any] = {"fastmath": True, "nogil": True, "cache": True}
+    made: Any = njit(parallel=True, error_model="numpy", **options)(function)
+    return cast(_Function, made)
+
+
+def _instruction(function: Callable[..., Any]) -> Any:
+    """Take what `function` builds for a call of it: (signature, a builder of instructions)."""
+    return intrinsic(function)
+
+
+class Matrix(NamedTuple):
+    """Rows of int8, (N, K), each with its scale, (N,); of all L layers (L, N, K) and (L, N)."""
+
+    whole: Array
+    scale: Array
+
+
+class Layers(NamedTuple):
+    """What L layers multiply by, one behind the other; `bias` is added to query-key-value."""
+
+    attention_norm: Array
+    query_key_value: Matrix
+    bias: Array
+    output: Matrix
+    mlp_norm: Array
+    gate_up: Matrix
+    down: Matrix
+
+
+class Places(NamedTuple):
+    """Where each line stands: its length so far, (B,), and the rotary tables, (T, D)."""
+
+    lengths: Array
+    cos: Array
+    sin: Array
+
+
+class Scratch(NamedTuple):
+    """What a step writes on its way, B rows each.
+
+    `floats` are normed (H), joined (N), read (Q), gate-up (J), inner (I), added (H) and scores (a row
+    each line and head); `wholes` the same as int16 for H, Q and I, padded; `scale` is theirs, (B,).
+    """
+
+    floats: tuple[Array, Array, Array, Array, Array, Array, Array]
+    wholes: tuple[Array, Array, Array]
+    scale: Array
+
+
+@_instruction
+def _load(_typing: Any, value: Any) -> Any:
+    """float32 of a float32, or of bfloat16's bits, which are the upper half of a float32's."""
+    if value == types.float32:
+        return types.float32(types.float32), lambda _c, _b, _s, args: args[0]
+
+    def widen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        word = ir.IntType(32)
+        bits = builder.shl(builder.zext(args[0], word), ir.Constant(word, 16))
+        return builder.bitcast(bits, ir.FloatType())
+
+    return types.float32(types.uint16), widen
+
+
+@_instruction
+def _pack(_typing: Any, value: Any, like: Any) -> Any:
+    """The reverse, in the type of `like`: to the nearest, ties to even."""
+    if like == types.float32:
+        return types.float32(value, like), lambda _c, _b, _s, args: args[0]
+
+    def narrow(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        word = ir.IntType(32)
+        bits = builder.bitcast(args[0], word)
+        odd = builder.and_(builder.lshr(bits, ir.Constant(word, 16)), ir.Constant(word, 1))
+        half = builder.add(odd, ir.Constant(word, 0x7FFF))
+        upper = builder.lshr(builder.add(bits, half), ir.Constant(word, 16))
+        return builder.trunc(upper, ir.IntType(16))
+
+    return types.uint16(types.float32, types.uint16), narrow
+
+
+@_instruction
+def _power_of_two(_typing: Any, exponent: Any) -> Any:
+    """2 to a whole power from -126 to 127, by writing a float32's exponent."""
+
+    def build(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        word = ir.IntType(32)
+        bits = builder.shl(builder.add(args[0], ir.Constant(word, 127)), ir.Constant(word, 23))
+        return builder.bitcast(bits, ir.FloatType())
+
+    return types.float32(types.int32), build
+
+
+@_loop
+def _exp(x: Any) -> Any:
+    """E to the x within 2e-7 of it, without a call, so that a loop over it is vectorised."""
+    scaled = min(max(x * np.float32(1.4426950408889634), np.float32(-126)), np.float32(126))
+    whole = np.floor(scaled)
+    # 2**f on 0..1: the series of exp(f · ln 2), its last terms bent for the least greatest error.
+    f = (scaled - whole) * np.float32(0.6931471805599453)
+    series = np.float32(0.00019841270)
+    series = series * f + np.float32(0.0013888889)
+    series = series * f + np.float32(0.0083333333)
+    series = series * f + np.float32(0.041666668)
+    series = series * f + np.float32(0.16666667)
+    series = series * f + np.float32(0.5)
+    series = series * f + np.float32(1)
+    series = series * f + np.float32(1)
+    return series * _power_of_two(np.int32(whole))
+
+
+# --- one line after the other --------------------------------------------------------------------
+
+
+@_loop
+def _norm(x_H: Array, weight_H: Array, eps: Any, out_H: Array) -> None:
+    width = x_H.shape[0]
+    total = np.float32(0)
+    for k in range(width):
+        total += x_H[k] * x_H[k]
+    factor = np.float32(1) / np.sqrt(total / np.float32(width) + eps)
+    for k in range(width):
+        out_H[k] = _pack(x_H[k] * factor * weight_H[k], out_H[k])
+
+
+@_loop
+def _add_and_norm_some(
+    hidden_NH: Array,
+    added_NH: Array,
+    weight_H: Array,
+    eps: Any,
+    out_NH: Array,
+    first: int,
+    last: int,
+) -> None:
+    for n in range(first, last):
+        hidden_H, added_H = hidden_NH[n], added_NH[n]
+        for k in range(hidden_H.shape[0]):
+            hidden_H[k] += _load(added_H[k])
+        _norm(hidden_H, weight_H, eps, out_NH[n])
+
+
+@_parallel
+def add_and_norm(
+    hidden_NH: Array, added_NH: Array, weight_H: Array, eps: Any, out_NH: Array, parts: int
+) -> None:
+    """Add a layer's part to the hidden states in place, and write their norm."""
+    count = hidden_NH.shape[0]
+    if count < _FEW:
+        _add_and_norm_some(hidden_NH, added_NH, weight_H, eps, out_NH, 0, count)
+    else:
+        for part in prange(parts):
+            first, last = part * count // parts, (part + 1) * count // parts
+            _add_and_norm_some(hidden_NH, added_NH, weight_H, eps, out_NH, first, last)
+
+
+@_loop
+def _turn(x_D: Array, cos_D: Array, sin_D: Array, out_D: Array) -> None:
+    """Rotate a head; the sine's first half is negated. `out_D` may be `x_D`."""
+    half = x_D.shape[0] // 2
+    for d in range(half):
+        low, high = _load(x_D[d]), _load(x_D[d + half])
+        out_D[d] = _pack(low * cos_D[d] + high * sin_D[d], out_D[d])
+        out_D[d + half] = _pack(high * cos_D[d + half] + low * sin_D[d + half], out_D[d + half])
+
+
+@_loop
+def rotate(joined_NJ: Array, positions_N: Array, cos_TD: Array, sin_TD: Array, heads: int) -> None:
+    """Rotate the first `heads` heads of each row in place."""
+    width = cos_TD.shape[1]
+    for n in range(joined_NJ.shape[0]):
+        cos_D, sin_D = cos_TD[positions_N[n]], sin_TD[positions_N[n]]
+        for head in range(heads):
+            head_D = joined_NJ[n, head * width : (head + 1) * width]
+            _turn(head_D, cos_D, sin_D, head_D)
+
+
+@_loop
+def _keep(joined_BN: Array, queries: int, cache: Array, places: Places) -> None:
+    """Rotate the new keys, and put them and the new values behind each line's own."""
+    kv_heads, width = cache.shape[2], cache.shape[4]
+    turned_D = np.empty(width, np.float32)
+    for b in range(joined_BN.shape[0]):
+        at = places.lengths[b]
+        for head in range(kv_heads):
+            start = (queries + head) * width
+            key_D = joined_BN[b, start : start + width]
+            _turn(key_D, places.cos[at], places.sin[at], turned_D)
+            keys_D, values_D = cache[0, b, head, at], cache[1, b, head, at]
+            start += kv_heads * width
+            for d in range(width):
+                keys_D[d] = _pack(turned_D[d], keys_D[d])
+                values_D[d] = _pack(_load(joined_BN[b, start + d]), keys_D[d])
+
+
+# Numbers of a head that are read at once; a head's width is a multiple of it.
+HEAD_LANES = 16
+# Query heads that share what is read of the keys and values.
+_HEADS = 4
+
+
+def _floats(builder: Any, data: Any, at: Any, kind: Any) -> Any:
+    """Load float32 from float32, or from bfloat16's bits."""
+    bits = ir.VectorType(ir.IntType(16), HEAD_LANES)
+    wide = ir.VectorType(ir.IntType(32), HEAD_LANES)
+    floats = ir.VectorType(ir.FloatType(), HEAD_LANES)
+    there = builder.gep(data, [at])
+    if kind.dtype == types.float32:
+        return builder.load(builder.bitcast(there, floats.as_pointer()), align=4)
+    held = builder.zext(builder.load(builder.bitcast(there, bits.as_pointer()), align=2), wide)
+    return builder.bitcast(builder.shl(held, ir.Constant(wide, [16] * HEAD_LANES)), floats)
+
+
+def _fused(builder: Any, one: Any, other: Any, total: Any) -> Any:
+    floats = ir.VectorType(ir.FloatType(), HEAD_LANES)
+    kind = ir.FunctionType(floats, [floats] * 3)
+    name = f"llvm.fma.v{HEAD_LANES}f32"
+    return builder.call(
+        cgutils.get_or_insert_function(builder.module, kind, name), [one, other, total]
+    )
+
+
+def _scores(heads: int) -> Any:
+    """Return a function that writes the products of `heads` queries with every key."""
+
+    @_instruction
+    def products(_typing: Any, query_GD: Any, keys_TD: Any, count: Any, scores_GT: Any) -> Any:
+        """scores[g, t] = query[g] · keys[t] for t below `count`."""
+        del count
+
+        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            kinds = signature.args
+            query = context.make_array(kinds[0])(context, builder, args[0])
+            keys = context.make_array(kinds[1])(context, builder, args[1])
+            scores = context.make_array(kinds[3])(context, builder, args[3])
+            word, number = ir.IntType(64), ir.FloatType()
+            floats = ir.VectorType(number, HEAD_LANES)
+            width = builder.extract_value(query.shape, 1)
+            row = builder.extract_value(scores.shape, 1)
+            zeros = ir.Constant(floats, [0.0] * HEAD_LANES)
+            reduce = cgutils.get_or_insert_function(
+                builder.module,
+                ir.FunctionType(number, [number, floats]),
+                f"llvm.vector.reduce.fadd.v{HEAD_LANES}f32",
+            )
+            totals = [cgutils.alloca_once(builder, floats) for _ in range(heads)]
+            chunks = builder.udiv(width, ir.Constant(word, HEAD_LANES))
+            with cgutils.for_range(builder, args[2]) as token:
+                key = builder.gep(keys.data, [builder.mul(token.index, width)])
+                for total in totals:
+                    builder.store(zeros, total)
+                with cgutils.for_range(builder, chunks) as chunk:
+                    at = builder.mul(chunk.index, ir.Constant(word, HEAD_LANES))
+                    held = _floats(builder, key, at, kinds[1])
+                    for head, total in enumerate(totals):
+                        there = builder.add(builder.mul(width, ir.Constant(word, head)), at)
+                        asked = _floats(builder, query.data, there, kinds[0])
+                        builder.store(_fused(builder, asked, held, builder.load(total)), total)
+                for head, total in enumerate(totals):
+                    there = builder.add(builder.mul(row, ir.Constant(word, head)), token.index)
+                    given = [ir.Constant(number, 0.0), builder.load(total)]
+                    value = builder.call(reduce, given, fastmath=("fast",))
+                    builder.store(value, builder.gep(scores.data, [there]))
+            return context.get_dummy_value()
+
+        return types.void(query_GD, keys_TD, types.int64, scores_GT), build
+
+    return products
+
+
+def _mixture(heads: int) -> Any:
+    """Return a function that writes the sums of all values, weighted for each of `heads` queries."""
+
+    @_instruction
+    def sums(_typing: Any, shares_GT: Any, values_TD: Any, count: Any, out_GD: Any) -> Any:
+        """out[g] = sum over t below `count` of shares[g, t] · values[t]."""
+        del count
+
+        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            kinds = signature.args
+            shares = context.make_array(kinds[0])(context, builder, args[0])
+            values = context.make_array(kinds[1])(context, builder, args[1])
+            out = context.make_array(kinds[3])(context, builder, args[3])
+            word, number = ir.IntType(64), ir.FloatType()
+            floats = ir.VectorType(number, HEAD_LANES)
+            first = ir.Constant(ir.IntType(32), 0)
+            everywhere = ir.Constant(ir.VectorType(ir.IntType(32), HEAD_LANES), [0] * HEAD_LANES)
+            width = builder.extract_value(out.shape, 1)
+            row = builder.extract_value(shares.shape, 1)
+            zeros = ir.Constant(floats, [0.0] * HEAD_LANES)
+            totals = [cgutils.alloca_once(builder, floats) for _ in range(heads)]
+            chunks = builder.udiv(width, ir.Constant(word, HEAD_LANES))
+            with cgutils.for_range(builder, chunks) as chunk:
+                at = builder.mul(chunk.index, ir.Constant(word, HEAD_LANES))
+                for total in totals:
+                    builder.store(zeros, total)
+                with cgutils.for_range(builder, args[2]) as token:
+                    there = builder.add(builder.mul(token.index, width), at)
+                    held = _floats(builder, values.data, there, kinds[1])
+                    for head, total in enumerate(totals):
+                        where = builder.add(builder.mul(row, ir.Constant(word, head)), token.index)
+                        share = builder.load(builder.gep(shares.data, [where]))
+                        share = builder.insert_element(zeros, share, first)
+                        share = builder.shuffle_vector(share, zeros, everywhere)
+                        builder.store(_fused(builder, share, held, builder.load(total)), total)
+                for head, total in enumerate(totals):
+                    there = builder.add(builder.mul(width, ir.Constant(word, head)), at)
+                    place = builder.bitcast(builder.gep(out.data, [there]), floats.as_pointer())
+                    builder.store(builder.load(total), place, align=4)
+            return context.get_dummy_value()
+
+        return types.void(shares_GT, values_TD, types.int64, out_GD), build
+
+    return sums
+
+
+_scores_1, _scores_2, _scores_3, _scores_4 = (_scores(heads) for heads in (1, 2, 3, _HEADS))
+_mixture_1, _mixture_2, _mixture_3, _mixture_4 = (_mixture(heads) for heads in (1, 2, 3, _HEADS))
+
+
+@_loop
+def _softmax(scores_T: Array, count: int, scale: Any) -> None:
+    highest = scores_T[0]
+    for t in range(count):
+        highest = max(highest, scores_T[t])
+    mass = np.float32(0)
+    for t in range(count):
+        scores_T[t] = _exp((scores_T[t] - highest) * scale)
+        mass += scores_T[t]
+    share = np.float32(1) / mass
+    for t in range(count):
+        scores_T[t] *= share
+
+
+@_loop
+def _attend(
+    query_GD: Array, keys_TD: Array, values_TD: Array, count: int, scores_GT: Array, out_GD: Array
+) -> None:
+    """Softmax attention of up to four query heads of one key-value head over `count` tokens."""
+    heads, width = query_GD.shape
+    if heads == 1:
+        _scores_1(query_GD, keys_TD, count, scores_GT)
+    elif heads == 2:
+        _scores_2(query_GD, keys_TD, count, scores_GT)
+    elif heads == 3:
+        _scores_3(query_GD, keys_TD, count, scores_GT)
+    else:
+        _scores_4(query_GD, keys_TD, count, scores_GT)
+    scale = np.float32(1) / np.sqrt(np.float32(width))
+    for head in range(heads):
+        _softmax(scores_GT[head], count, scale)
+    if heads == 1:
+        _mixture_1(scores_GT, values_TD, count, out_GD)
+    elif heads == 2:
+        _mixture_2(scores_GT, values_TD, count, out_GD)
+    elif heads == 3:
+        _mixture_3(scores_GT, values_TD, count, out_GD)
+    else:
+        _mixture_4(scores_GT, values_TD, count, out_GD)
+
+
+@_parallel
+def attend(
+    joined_BN: Array, cache: Array, places: Places, scores_PT: Array, out_BQ: Array, parts: int
+) -> None:
+    """Keep the new keys and values, and read what every query head of every line attends to.
+
+    Args:
+        joined_BN: queries, keys and values of the new tokens, not rotated.
+        cache: (2, slots, kv heads, room, D), with room for one token more a line.
+        places: where each line stands.
+        scores_PT: scratch, a row each line and query head.
+        out_BQ: is written.
+        parts: pieces of the parallel loop.
+    """
+    kv_heads, width = cache.shape[2], cache.shape[4]
+    queries = out_BQ.shape[1] // width
+    groups = queries // kv_heads
+    blocks = -(-groups // _HEADS)  # of query heads that are read for together
+    tasks = joined_BN.shape[0] * kv_heads * blocks
+    lengths_B, cos_TD, sin_TD = places
+    _keep(joined_BN, queries, cache, places)
+    for part in prange(parts):
+        query_GD, read_GD = (
+            np.empty((_HEADS, width), np.float32),
+            np.empty((_HEADS, width), np.float32),
+        )
+        for task in range(part * tasks // parts, (part + 1) * tasks // parts):
+            b, rest = task // (kv_heads * blocks), task % (kv_heads * blocks)
+            kv_head, block = rest // blocks, rest % blocks
+            heads = min(_HEADS, groups - block * _HEADS)
+            first = kv_head * groups + block * _HEADS
+            at = lengths_B[b]
+            for g in range(heads):
+                start = (first + g) * width
+                _turn(joined_BN[b, start : start + width], cos_TD[at], sin_TD[at], query_GD[g])
+            row = b * queries + first
+            _attend(
+                query_GD[:heads],
+                cache[0, b, kv_head],
+                cache[1, b, kv_head],
+                at + 1,
+                scores_PT[row : row + heads],
+                read_GD,
+            )
+            for g in range(heads):
+                start = (first + g) * width
+                for d in range(width):
+                    out_BQ[b, start + d] = _pack(read_GD[g, d], out_BQ[b, start + d])
+
+
+@_loop
+def _gate_some(gate_up_J: Array, first: int, last: int, out_I: Array) -> None:
+    inner = out_I.shape[0]
+    for n in range(first, last):
+        gate, up = _load(gate_up_J[n]), _load(gate_up_J[inner + n])
+        out_I[n] = _pack(gate / (np.float32(1) + _exp(-gate)) * up, out_I[n])
+
+
+@_parallel
+def gate(gate_up_BJ: Array, out_BI: Array, parts: int) -> None:
+    """Write silu(gate) · up, the gate being the first half of each row."""
+    count, inner = out_BI.shape
+    for part in prange(parts):
+        for b in range(count):
+            _gate_some(gate_up_BJ[b], part * inner // parts, (part + 1) * inner // parts, out_BI[b])
+
+
+# --- int8 matrices -------------------------------------------------------------------------------
+
+# Rows and vectors are padded to a multiple of so many numbers.
+LANES = 64
+
+
+def _pairing() -> tuple[int, str]:
+    """Return how many products this processor adds in pairs at once, and by which instruction."""
+    features = binding.get_host_cpu_features()
+    if features.get("avx512bw"):
+        return 32, "llvm.x86.avx512.pmaddw.d.512"
+    if features.get("avx2"):
+        return 16, "llvm.x86.avx2.pmadd.wd"
+    return 8, ""
+
+
+_CHUNK, _PAIRING = _pairing()
+
+
+def _add_pairs(builder: Any, one: Any, other: Any) -> Any:
+    """Multiply two vectors of int16, and add neighbouring products, in int32."""
+    sums = ir.VectorType(ir.IntType(32), _CHUNK // 2)
+    if _PAIRING:
+        kind = ir.FunctionType(sums, [one.type, one.type])
+        multiply = cgutils.get_or_insert_function(builder.module, kind, _PAIRING)
+        return builder.call(multiply, [one, other])
+    products = builder.mul(
+        *(builder.sext(v, ir.VectorType(ir.IntType(32), _CHUNK)) for v in (one, other))
+    )
+    even, odd = (
+        builder.shuffle_vector(
+            products, products, ir.Constant(sums, [2 * k + at for k in range(_CHUNK // 2)])
+        )
+        for at in (0, 1)
+    )
+    return builder.add(even, odd)
+
+
+def _tile(rows: int, lines: int) -> Any:
+    """Return a function that writes the products of `rows` matrix rows with `lines` vectors.
+
+    Neighbouring products are added in pairs, which x86 has an instruction for that no vectoriser finds
+    in a plain loop. Sums are whole numbers, so their order does not matter.
+    """
+
+    @_instruction
+    def products(_typing: Any, w_NK: Any, n: Any, x_BK: Any, b: Any, sums: Any) -> Any:
+        """sums[i · lines + j] = w_NK[n + i] · x_BK[b + j], of int8 and int16 in int32."""
+        del n, b
+
+        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            w_type, _, x_type, _, sums_type = signature.args
+            w = context.make_array(w_type)(context, builder, args[0])
+            x = context.make_array(x_type)(context, builder, args[2])
+            out = context.make_array(sums_type)(context, builder, args[4])
+            width = builder.extract_value(w.shape, 1)
+            word, lane = ir.IntType(64), ir.IntType(32)
+            total_type = ir.VectorType(lane, _CHUNK // 2)
+            zeros = ir.Constant(total_type, [0] * (_CHUNK // 2))
+            totals = [cgutils.alloca_once_value(builder, zeros) for _ in range(rows * lines)]
+
+            def start(data: Any, row: Any, more: int) -> Any:
+                row = builder.add(row, ir.Constant(word, more))
+                return builder.gep(data, [builder.mul(row, width)])
+
+            def take(data: Any, at: Any, bits: int) -> Any:
+                kind = ir.VectorType(ir.IntType(bits), _CHUNK)
+                there = builder.bitcast(builder.gep(data, [at]), kind.as_pointer())
+                return builder.load(there, align=1)
+
+            w_rows = [start(w.data, args[1], row) for row in range(rows)]
+            x_rows = [start(x.data, args[3], line) for line in range(lines)]
+            short = ir.VectorType(ir.IntType(16), _CHUNK)
+            with cgutils.for_range(builder, builder.udiv(width, ir.Constant(word, _CHUNK))) as loop:
+                at = builder.mul(loop.index, ir.Constant(word, _CHUNK))
+                taken = [builder.sext(take(row, at, 8), short) for row in w_rows]
+                for j, line in enumerate(x_rows):
+                    given = take(line, at, 16)
+                    for i, weights in enumerate(taken):
+                        total = totals[i * lines + j]
+                        pairs = _add_pairs(builder, weights, given)
+                        builder.store(builder.add(builder.load(total), pairs), total)
+            reduce = cgutils.get_or_insert_function(
+                builder.module,
+                ir.FunctionType(lane, [total_type]),
+                f"llvm.vector.reduce.add.v{_CHUNK // 2}i32",
+            )
+            for index, total in enumerate(totals):
+                place = builder.gep(out.data, [ir.Constant(word, index)])
+                builder.store(builder.call(reduce, [builder.load(total)]), place)
+            return context.get_dummy_value()
+
+        return types.void(w_NK, types.int64, x_BK, types.int64, sums), build
+
+    return products
+
+
+_ROWS, _LINES = 4, 4
+_tile_1_1, _tile_1_4 = _tile(1, 1), _tile(1, _LINES)
+_tile_4_1, _tile_2_4 = _tile(_ROWS, 1), _tile(2, _LINES)
+
+
+@_loop
+def _quantise(x_BK: Array, whole_BK: Array, scale_B: Array) -> None:
+    """Write each line as whole numbers as large as a sum of products of int8 leaves room for."""
+    width = x_BK.shape[1]
+    room = np.float32(min(32767, (2**31 - 1) // (127 * width)))
+    for b in range(x_BK.shape[0]):
+        x_K, whole_K = x_BK[b], whole_BK[b]
+        largest = np.float32(1e-20)
+        for k in range(width):
+            largest = max(largest, abs(x_K[k]))
+        scale_B[b] = largest / room
+        factor = room / largest
+        for k in range(width):
+            whole_K[k] = np.int16(np.int32(np.floor(x_K[k] * factor + np.float32(0.5))))
+        for k in range(width, whole_K.shape[0]):
+            whole_K[k] = 0
+
+
+@_loop
+def _multiply(
+    w_NK: Array,
+    scale_N: Array,
+    first: int,
+    last: int,
+    x_BK: Array,
+    x_scale_B: Array,
+    out_BN: Array,
+) -> None:
+    """All lines' products with the rows from `first` to `last`."""
+    count = x_BK.shape[0]
+    sums = np.empty(2 * _LINES, np.int32)
+    fours = count - count % _LINES
+    pairs = last - (last - first) % 2
+    for b in range(0, fours, _LINES):
+        for n in range(first, pairs, 2):
+            _tile_2_4(w_NK, n, x_BK, b, sums)
+            for j in range(_LINES):
+                out_BN[b + j, n] = np.float32(sums[j]) * scale_N[n] * x_scale_B[b + j]
+                out_BN[b + j, n + 1] = (
+                    np.float32(sums[_LINES + j]) * scale_N[n + 1] * x_scale_B[b + j]
+                )
+        for n in range(pairs, last):
+            _tile_1_4(w_NK, n, x_BK, b, sums)
+            for j in range(_LINES):
+                out_BN[b + j, n] = np.float32(sums[j]) * scale_N[n] * x_scale_B[b + j]
+    rows = last - (last - first) % _ROWS
+    for b in range(fours, count):
+        for n in range(first, rows, _ROWS):
+            _tile_4_1(w_NK, n, x_BK, b, sums)
+            for i in range(_ROWS):
+                out_BN[b, n + i] = np.float32(sums[i]) * scale_N[n + i] * x_scale_B[b]
+        for n in range(rows, last):
+            _tile_1_1(w_NK, n, x_BK, b, sums)
+            out_BN[b, n] = np.float32(sums[0]) * scale_N[n] * x_scale_B[b]
+
+
+@_loop
+def _add_some(added_BH: Array, first: int, last: int, hidden_BH: Array) -> None:
+    for b in range(hidden_BH.shape[0]):
+        for n in range(first, last):
+            hidden_BH[b, n] += added_BH[b, n]
+
+
+@_parallel
+def _layer_int8(
+    hidden_BH: Array,
+    layers: Layers,
+    index: int,
+    cache: Array,
+    places: Places,
+    scratch: Scratch,
+    eps: Any,
+    parts: int,
+) -> None:
+    count, hidden = hidden_BH.shape
+    normed_BH, joined_BN, read_BQ, gate_up_BJ, inner_BI, added_BH, scores_PT = scratch.floats
+    # Of what a product reads: by width, hidden, query heads and inner.
+    (whole_BH, whole_BQ, whole_BI), scale_B = scratch.wholes, scratch.scale
+    joined, inner = joined_BN.shape[1], inner_BI.shape[1]
+    # A parallel loop takes arrays, and no tuples of tuples.
+    qkv_NH, qkv_scale_N = layers.query_key_value.whole[index], layers.query_key_value.scale[index]
+    output_HQ, output_scale_H = layers.output.whole[index], layers.output.scale[index]
+    gate_up_JH, gate_up_scale_J = layers.gate_up.whole[index], layers.gate_up.scale[index]
+    down_HI, down_scale_H = layers.down.whole[index], layers.down.scale[index]
+    bias_N = layers.bias[index]
+
+    for b in range(count):
+        _norm(hidden_BH[b], layers.attention_norm[index], eps, normed_BH[b])
+    _quantise(normed_BH, whole_BH, scale_B)
+    for part in prange(parts):
+        first, last = part * joined // parts, (part + 1) * joined // parts
+        _multiply(qkv_NH, qkv_scale_N, first, last, whole_BH, scale_B, joined_BN)
+        for b in range(count):
+            for n in range(first, last):
+                joined_BN[b, n] += bias_N[n]
+
+    attend(joined_BN, cache, places, scores_PT, read_BQ, parts)
+
+    _quantise(read_BQ, whole_BQ, scale_B)
+    for part in prange(parts):
+        first, last = part * hidden // parts, (part + 1) * hidden // parts
+        _multiply(output_HQ, output_scale_H, first, last, whole_BQ, scale_B, added_BH)
+        _add_some(added_BH, first, last, hidden_BH)
+
+    for b in range(count):
+        _norm(hidden_BH[b], layers.mlp_norm[index], eps, normed_BH[b])
+    _quantise(normed_BH, whole_BH, scale_B)
+    for part in prange(parts):
+        first, last = part * inner // parts, (part + 1) * inner // parts
+        for half in (0, inner):
+            low, high = half + first, half + last
+            _multiply(gate_up_JH, gate_up_scale_J, low, high, whole_BH, scale_B, gate_up_BJ)
+        for b in range(count):
+            _gate_some(gate_up_BJ[b], first, last, inner_BI[b])
+
+    _quantise(inner_BI, whole_BI, scale_B)
+    for part in prange(parts):
+        first, last = part * hidden // parts, (part + 1) * hidden // parts
+        _multiply(down_HI, down_scale_H, first, last, whole_BI, scale_B, added_BH)
+        _add_some(added_BH, first, last, hidden_BH)
+
+
+@_parallel
+def _head_int8(
+    hidden_BH: Array,
+    norm_H: Array,
+    head: Matrix,
+    scratch: Scratch,
+    out_BV: Array,
+    eps: Any,
+    parts: int,
+) -> None:
+    normed_BH, whole_BH, scale_B = scratch.floats[0], scratch.wholes[0], scratch.scale
+    for b in range(hidden_BH.shape[0]):
+        _norm(hidden_BH[b], norm_H, eps, normed_BH[b])
+    _quantise(normed_BH, whole_BH, scale_B)
+    size = out_BV.shape[1]
+    head_VH, scale_V = head
+    for part in prange(parts):
+        first, last = part * size // parts, (part + 1) * size // parts
+        _multiply(head_VH, scale_V, first, last, whole_BH, scale_B, out_BV)
+
+
+@_loop
+def step_int8(
+    hidden_BH: Array,
+    layers: Layers,
+    norm_H: Array,
+    head: Matrix,
+    caches: tuple[Array, ...],
+    places: Places,
+    scratch: Scratch,
+    out_BV: Array,
+    eps: Any,
+    parts: int,
+) -> None:
+    """Write the logits after each line.
+
+    Args:
+        hidden_BH: the new ids' rows, float32; overwritten.
+        layers: their matrices.
+        norm_H: the last norm.
+        head: of the vocabulary.
+        caches: a layer each, as for `attend`.
+        places: where each line stands.
+        scratch: is overwritten.
+        out_BV: is written.
+        eps: of the norms, float32.
+        parts: pieces of a parallel loop.
+    """
+    for index, cache in enumerate(caches):
+        _layer_int8(hidden_BH, layers, index, cache, places, scratch, eps, parts)
+    _head_int8(hidden_BH, norm_H, head, scratch, out_BV, eps, parts)
