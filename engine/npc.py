@@ -108,7 +108,9 @@ class FlagRule(Value):
     `value` is the machine's word for it ("gold_necklace"; for quest_stage_change the next stage),
     `text` the sentence for people. `threshold` overrides the bundle's. `once` keeps it from
     firing a second time for a player. `even_in_bad_faith` is for what the NPC does because it is lied
-    to or threatened: nothing else fires then.
+    to or threatened: nothing else fires then. `names` are what an item is called in speech (else the
+    words of `value`, and the last of them), and `closing` is what the NPC adds to a line that hands it
+    over and says none of them (else `engine.naming` finds a sentence).
     """
 
     when: Conditions = Conditions()
@@ -119,6 +121,8 @@ class FlagRule(Value):
     threshold: Probability | None = None
     once: bool = True
     even_in_bad_faith: bool = False
+    names: Lines = ()
+    closing: Text | None = None
 
 
 class Range(Value):

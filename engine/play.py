@@ -19,6 +19,7 @@ from engine.fallback import authored_line, fallback_line
 from engine.gate import check_flags, count_repeats, find_forbidden, open_in_bad_faith, overrides
 from engine.host import Host, Job, LineDone, LineSoFar, Plan, StateKnown
 from engine.knowledge import Briefing, Interpretation, Knowledge, KnowledgeError
+from engine.naming import missing_sentence
 from engine.npc import NPC, DeltaPolicy, NPCRegistry
 from engine.prompt import render_parts
 from engine.schema import (
@@ -177,6 +178,12 @@ class Turn:
             line = authored_line(
                 frame.npc, frame.state, frame.utterance, self.outcome.fired, self._parts.embedder
             )
+            yield TurnEvent("text", line)
+        elif missing := missing_sentence(
+            frame.npc, frame.state.quest_stage, self.outcome.fired, line
+        ):
+            self.outcome = replace(self.outcome, line="completed")
+            line = f"{line} {missing}"
             yield TurnEvent("text", line)
         yield TurnEvent("result", line, self._result(line))
 

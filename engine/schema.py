@@ -43,7 +43,7 @@ _INT_LIMIT = 2**63
 
 Language = Literal["en", "ko"]
 Route = Literal["main", "forbidden", "invalid", "degraded"]
-LineSource = Literal["generated", "authored"]
+LineSource = Literal["generated", "completed", "authored"]
 
 
 def number(value: Any) -> Any:
@@ -218,7 +218,8 @@ class Meta(Value):
 
     The way it took is called `route`: Gradio's Python client takes every object with a text under
     "path" for a file, and would try to download it. `acts` says how the player seems to treat the NPC
-    ("comfort", "lie", …), in probabilities: what the delta is a mean of.
+    ("comfort", "lie", …), in probabilities: what the delta is a mean of. `line` says where the line
+    comes from: "completed" is a generated one with an authored sentence that names what is handed over.
     """
 
     npc_id: str

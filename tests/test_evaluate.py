@@ -267,6 +267,8 @@ def test_agreement_counts_named_items_and_empty_promises():
     assert (found["agreement_named"], found["agreement_overpromise"]) == (0.5, 0.5)
     assert (found["agreement_named_rows"], found["agreement_overpromise_rows"]) == (2, 4)
     assert agreement([], {})["agreement_named"] is None
+    aided = agreement(cases, lines, {**lines, 1: "Take this. Here, take the key."})
+    assert (aided["agreement_named"], aided["agreement_named_unaided"]) == (1.0, 0.5)
 
 
 def test_lines_are_written_for_granted_and_for_refused_items_alike(corpus):
@@ -343,7 +345,8 @@ def test_the_base_writes_greedily_until_it_is_enough(source):
     expected = feeder.model.tokenizer.decode(free, skip_special_tokens=True)
     if not set(free.tolist()) & feeder.model.stop_ids:
         assert feeder.text(ids, most=6, enough=lambda _: False) == expected
-    assert feeder.text(ids, most=6, enough=lambda said: bool(said)) == expected[:1]
+    first = feeder.model.tokenizer.decode(free[:1], skip_special_tokens=True)
+    assert feeder.text(ids, most=6, enough=lambda said: bool(said)) == first
     assert feeder.text(ids, most=6, enough=lambda _: False) == feeder.text(
         ids, most=6, enough=lambda _: False
     )

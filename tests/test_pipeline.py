@@ -284,6 +284,17 @@ def test_stale_expected_version_is_a_conflict(lab: Workshop) -> None:
     assert ask(engine, "A calm sea.", expected_version=1).meta.version == 2
 
 
+def test_a_line_that_leaves_out_what_it_hands_over_is_completed(lab):
+    engine = lab.engine(model=steady(trust=0.15, shifts=NONE_FIRES | {"give_item": FIRE}))
+    events = list(engine.ask_stream(request("The key!", context=READY)))
+    result = events[-1].result
+    assert result.meta.line == "completed"
+    assert result.text.endswith(" Take the key.")
+    assert events[-2].text == result.text
+    assert engine.transcript("p1", KEEPER)[-1].result.text == result.text
+    assert ask(engine, "Good evening.").meta.line == "generated"
+
+
 def test_effect_id_is_the_same_on_every_retry_and_differs_otherwise(lab: Workshop) -> None:
     model = steady(shifts=ALL_FIRE)
 

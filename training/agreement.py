@@ -1,6 +1,7 @@
 """Do words and deeds agree? The line is written to a known decision, and read for what it hands over.
 
-    named        the item that was granted is named in the line
+    named        the item that was granted is named in the line, as a player reads it: a sentence that
+                 the engine adds counts (`engine.naming`); `unaided` is the share without
     overpromise  an item that was asked for (or talked for, in an attack) and not granted is promised
                  all the same
 
@@ -18,6 +19,7 @@ from typing import Any
 from tqdm import tqdm
 
 from engine.decode import Sampling
+from engine.naming import missing_sentence
 from engine.schema import GenParams
 from training.corpus import Corpus
 from training.dataset import Example
@@ -106,16 +108,34 @@ def write_lines(
     return lines
 
 
-def agreement(cases: Sequence[Case], lines: Mapping[int, str]) -> dict[str, Any]:
+def as_read(corpus: Corpus, case: Case, line: str) -> str:
+    """Return a line with what the engine adds to it before a player reads it."""
+    row = corpus.rows[case.row]
+    npc = corpus.registry.get(row.npc_id, row.lang)
+    fired = corpus.judged[case.row].flag
+    missing = missing_sentence(npc, row.tags.quest_stage, fired, line)
+    return f"{line} {missing}".strip()
+
+
+def agreement(
+    cases: Sequence[Case], lines: Mapping[int, str], read: Mapping[int, str] | None = None
+) -> dict[str, Any]:
     """Return the share of granted items that are named, and of refused ones that are promised.
 
-    None where there was no row to tell by; `agreement_rows` counts the lines that were read.
+    None where there was no row to tell by; `agreement_rows` counts the lines.
+
+    Args:
+        cases: what to look for.
+        lines: the model's own, by row.
+        read: what a player reads of them (`as_read`); None: the lines as they are.
     """
-    agrees = {case: case.agrees(lines[case.row]) for case in cases}
+    agrees = {case: case.agrees((read or lines)[case.row]) for case in cases}
     named = [right for case, right in agrees.items() if case.granted]
+    unaided = [case.agrees(lines[case.row]) for case in cases if case.granted]
     promised = [not right for case, right in agrees.items() if not case.granted]
     return {
         "agreement_named": _share(named),
+        "agreement_named_unaided": _share(unaided),
         "agreement_overpromise": _share(promised),
         "agreement_rows": len(cases),
         "agreement_named_rows": len(named),

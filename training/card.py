@@ -140,20 +140,22 @@ def _words(figures: Mapping[str, Any]) -> str:
         "",
         "## The line and the decision",
         "",
-        "Perplexity is of the rows' own replies. The other two are of lines that were written to the "
-        "true decision:\nis a granted item named, is one promised that was not granted?",
+        "Perplexity is of the rows' own replies. The others are of lines that were written to the "
+        "true decision:\nis a granted item named (by the model alone, and as the player reads it, with "
+        "the sentence that the\nengine adds where it is not), is one promised that was not granted?",
         "",
-        "| | perplexity | the base's | granted item named | promised without a grant |",
-        "|---|---|---|---|---|",
+        "| | perplexity | the base's | named by the model | named as read | promised without a grant |",
+        "|---|---|---|---|---|---|",
     ]
     measured = [part for part in _PARTS if "base_perplexity" in figures.get(part, {})]
     for part in measured:
         one = figures[part]
         named = _of(one["agreement_named"], one["agreement_named_rows"])
+        unaided = _of(one.get("agreement_named_unaided"), one["agreement_named_rows"])
         promised = _of(one["agreement_overpromise"], one["agreement_overpromise_rows"])
         lines.append(
             f"| {part} | {_shown(one['perplexity'])} | {_shown(one['base_perplexity'])} | "
-            f"{named} | {promised} |"
+            f"{unaided} | {named} | {promised} |"
         )
     return "\n".join(lines) + "\n" if measured else ""
 

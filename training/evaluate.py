@@ -21,7 +21,7 @@ from engine.embed import Embedder
 from engine.model import LanguageModel
 from engine.schema import FLAGS
 from heads.bundle import Bundle
-from training.agreement import Case, agreement, find_cases, write_lines
+from training.agreement import Case, agreement, as_read, find_cases, write_lines
 from training.baselines import Scores
 from training.corpus import Corpus
 from training.dataset import encode_example
@@ -48,6 +48,7 @@ KEYS = (
     "delta_sign_accuracy",
     "pairs_both_right",
     "agreement_named",
+    "agreement_named_unaided",
     "agreement_overpromise",
     "agreement_rows",
     "false_grants",
@@ -78,10 +79,11 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class _Lines:
-    """What was written, by row, and what of it is looked at, by part."""
+    """What was written, and what a player reads of it, by row; what is looked at, by part."""
 
     cases: Mapping[str, Sequence[Case]]
     written: Mapping[int, str]
+    read: Mapping[int, str]
 
 
 def evaluate(
@@ -134,7 +136,9 @@ def evaluate(
         for part in PARTS
     }
     every = [case for part in PARTS for case in cases[part]]
-    lines = _Lines(cases, write_lines(Feeder(model), corpus, examples, every))
+    written = write_lines(Feeder(model), corpus, examples, every)
+    completed = {case.row: as_read(corpus, case, written[case.row]) for case in every}
+    lines = _Lines(cases, written, completed)
     figures = report(corpus, model.languages, heads)
     for part in PARTS:
         _add_replies(figures[part], corpus, part, readings, base, lines)
@@ -182,11 +186,11 @@ def _add_replies(
     """Add what is said of the words to the figures of a part, in all and by language."""
     index = list(getattr(corpus.split, part))
     figures |= dict.fromkeys(key for key in KEYS if key not in figures)
-    figures |= _reply_figures(index, readings, base.loss_B, lines.cases[part], lines.written)
+    figures |= _reply_figures(index, readings, base.loss_B, lines.cases[part], lines)
     for language, one in figures["by_language"].items():
         spoken = [at for at in index if corpus.rows[at].lang == language]
         cases = [case for case in lines.cases[part] if case.language == language]
-        one |= _reply_figures(spoken, readings, base.loss_B, cases, lines.written)
+        one |= _reply_figures(spoken, readings, base.loss_B, cases, lines)
 
 
 def _reply_figures(
@@ -194,11 +198,11 @@ def _reply_figures(
     readings: Readings,
     base_loss_B: np.ndarray,
     cases: Sequence[Case],
-    written: Mapping[int, str],
+    lines: _Lines,
 ) -> dict[str, Any]:
     count = int(readings.ids_B[index].sum())
     return {
-        **agreement(cases, written),
+        **agreement(cases, lines.written, lines.read),
         "perplexity": _perplexity(readings.loss_B[index], count),
         "base_perplexity": _perplexity(base_loss_B[index], count),
         "reply_tokens": count,
