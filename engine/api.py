@@ -19,6 +19,7 @@ from engine.owner import check_owner
 from engine.scene_calls import SceneCalls
 from engine.schema import GenParams, invalid_from, parse_request
 from engine.service import EngineService
+from engine.threshold_calls import ThresholdCalls
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ class Api:
         self._service = service
         self.npcs_written = NPCCalls(service, _guarded)
         self.scenes = SceneCalls(service, _guarded)
+        self.thresholds = ThresholdCalls(service, _guarded)
 
     def ask(
         self,
@@ -199,6 +201,7 @@ class Api:
             "model_card": self.model_card,
             **self.npcs_written.calls(),
             **self.scenes.calls(),
+            **self.thresholds.calls(),
         }
 
 

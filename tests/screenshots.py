@@ -2,8 +2,9 @@
 
     python -m tests.screenshots OUT_DIR --url http://127.0.0.1:7860
 
-Writes desktop-light.png, desktop-dark.png, phone.png and api.png. Needs a running app, Playwright and
-Chromium; each picture is of a player of its own.
+Writes desktop-light.png, desktop-dark.png, phone.png, and one of every other tab (npcs.png,
+knowledge.png, scenes.png, model.png, api.png). Needs a running app, Playwright and Chromium; each
+picture is of a player of its own.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from engine.ui.words import EN
+
+TABS = ("npcs", "knowledge", "scenes", "model", "api")
 LONGEST_MS = 180_000
 NPC = "Silvia"
 PRESET = "in_progress · give_item"
@@ -49,12 +53,12 @@ def send(page: Any) -> None:
 
 
 def take(browser: Any, url: str, out: Path, name: str, **options: Any) -> None:
-    """Take one picture; the phone's shows the whole page, "api" its other tab."""
+    """Take one picture; the phone's shows the whole page, one named after a tab that tab."""
     context = browser.new_context(**options)
     page = context.new_page()
     chat(page, url)
-    if name == "api":
-        page.get_by_role("tab", name="API").click()
+    if name in TABS:
+        page.get_by_role("tab", name=EN[f"tab_{name}"]).click()
         page.wait_for_timeout(1500)
     page.screenshot(path=out / f"{name}.png", full_page=name == "phone")
     context.close()
@@ -76,7 +80,8 @@ def main() -> int:
         take(browser, given.url, given.out, "desktop-light", color_scheme="light", **DESKTOP)
         take(browser, given.url, given.out, "desktop-dark", color_scheme="dark", **DESKTOP)
         take(browser, given.url, given.out, "phone", color_scheme="light", **PHONE)
-        take(browser, given.url, given.out, "api", color_scheme="light", **DESKTOP)
+        for tab in TABS:
+            take(browser, given.url, given.out, tab, color_scheme="light", **DESKTOP)
         browser.close()
     return 0
 

@@ -33,6 +33,7 @@ from training.evaluate_command import add_arguments, run_evaluation
 from training.feeding import Feeder, Readings, read_examples
 from training.fit import FitArgs
 from training.items import NPCWords
+from training.metrics import reliability
 from training.oracle import judge
 from training.plots import (
     PlotError,
@@ -41,7 +42,6 @@ from training.plots import (
     draw_reliability,
     learning_curve,
     read_losses,
-    reliability,
 )
 from training.probes import TRUSTS, Bench, keyword_stuffing, run_probes
 from training.prompts import row_parts

@@ -568,6 +568,34 @@ def test_flags_and_lore_say_what_a_flag_means_and_what_is_missing(visit, url):
     page.wait_for_selector("#pc-model button.label-wrap")
 
 
+def test_a_threshold_is_weighed_written_and_taken_back(visit, url):
+    page = visit(url)
+    talks_to(page, "Silvia")
+    page.get_by_role("tab", name=EN["tab_model"]).click()
+    page.wait_for_selector("#pc-th-cost .pc-note")
+    choose(page, "pc-th-stage", "in_progress")
+    choose(page, "pc-th-flag", "give_item")
+    page.fill("#pc-th-slider input[type=number]", "0.91")
+    page.press("#pc-th-slider input[type=number]", "Tab")
+    page.wait_for_function(
+        "document.querySelector('#pc-th-cost').innerText.includes('0.91')"
+        " || document.querySelector('#pc-th-cost').innerText.includes('no curve')"
+    )
+    page.click("#pc-th-save")
+    page.wait_for_selector("#pc-th-told .pc-good")
+    assert "mother_abandoned_factory.json" in page.inner_text("#pc-th-told")
+    rule = call(url, "npc_file", npc_id=SILVIA)["npc"]["stages"]["in_progress"]["flags"][
+        "give_item"
+    ]
+    assert rule["threshold"] == 0.91
+    page.click("#pc-th-drop")
+    page.wait_for_function("!document.querySelector('#pc-th-cost').innerText.includes('NPC file')")
+    rule = call(url, "npc_file", npc_id=SILVIA)["npc"]["stages"]["in_progress"]["flags"][
+        "give_item"
+    ]
+    assert "threshold" not in rule
+
+
 def test_the_plot_begins_where_the_first_turn_found_the_player():
     steps = [journey.step("Hi.", result()), journey.step("You.", result())]
     assert journey.plot(steps[:1], "en") == ""

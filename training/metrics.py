@@ -151,3 +151,16 @@ def _among_permitted(
 
 def _round(value: Any) -> float:
     return round(float(value), 4)
+
+
+def reliability(
+    truth: np.ndarray, probability: np.ndarray, bins: int = 10
+) -> tuple[list[float], list[float], list[int]]:
+    """Return each filled bin's mean probability, share of true values, and count."""
+    place = np.minimum((probability * bins).astype(int), bins - 1)
+    filled = [place == b for b in range(bins) if (place == b).any()]
+    return (
+        [float(probability[at].mean()) for at in filled],
+        [float(truth[at].mean()) for at in filled],
+        [int(at.sum()) for at in filled],
+    )

@@ -15,12 +15,12 @@ import numpy as np
 from sklearn.metrics import precision_recall_curve
 
 from engine.schema import FLAGS
+from training import metrics
 from training.corpus import Corpus
 from training.fit import FitArgs, frozen_method
 from training.report import PARTS, Method, part_figures
 
 SHARES = (0.1, 0.3, 1.0)
-_BINS = 10
 _INK = "#1f4e79"
 _SECOND = "#c0562b"
 
@@ -47,7 +47,7 @@ def draw_reliability(corpus: Corpus, heads: Method, folder: Path) -> Path:
         open_BN = corpus.labels.permitted_BN[index]
         truth = corpus.labels.truth_BN[index][open_BN]
         probability = heads.scores.probability_BN[index][open_BN]
-        said, came, count = reliability(truth, probability)
+        said, came, count = metrics.reliability(truth, probability)
         axis.plot([0, 1], [0, 1], color="0.7", linewidth=1)
         axis.plot(said, came, marker="o", color=_INK)
         for x, y, n in zip(said, came, count, strict=True):
@@ -55,19 +55,6 @@ def draw_reliability(corpus: Corpus, heads: Method, folder: Path) -> Path:
         axis.set(title=part, xlabel="probability", ylabel="share that is true", xlim=(0, 1))
         axis.set_ylim(0, 1.05)
     return _saved(figure, folder / "reliability.png")
-
-
-def reliability(
-    truth: np.ndarray, probability: np.ndarray, bins: int = _BINS
-) -> tuple[list[float], list[float], list[int]]:
-    """Return each filled bin's mean probability, share of true values, and count."""
-    place = np.minimum((probability * bins).astype(int), bins - 1)
-    filled = [place == b for b in range(bins) if (place == b).any()]
-    return (
-        [float(probability[at].mean()) for at in filled],
-        [float(truth[at].mean()) for at in filled],
-        [int(at.sum()) for at in filled],
-    )
 
 
 def draw_precision_recall(corpus: Corpus, heads: Method, part: str, folder: Path) -> Path:

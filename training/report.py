@@ -21,6 +21,8 @@ from training.corpus import Corpus
 PARTS = ("test", "unseen")
 # Of the regressions on sentence vectors alone.
 _MEANING_STRENGTH = 0.002
+# Thresholds that a designer may compare.
+_STEPS = tuple(round(0.05 * step, 2) for step in range(1, 20))
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ def report(corpus: Corpus, languages: Sequence[str], heads: Method) -> dict[str,
     figures: dict[str, Any] = {part: part_figures(corpus, part, heads) for part in PARTS}
     for part in PARTS:
         figures[part]["by_language"] = _by_language(corpus, part, heads)
+        figures[part]["curves"] = curves(corpus, part, heads)
     figures["baselines"] = {
         name: {part: part_figures(corpus, part, method) for part in PARTS}
         for name, method in simple_methods(corpus, languages).items()
@@ -159,3 +162,43 @@ def _by_language(corpus: Corpus, part: str, method: Method) -> dict[str, Any]:
         language: _figures(corpus, [at for at in index if corpus.rows[at].lang == language], method)
         for language in spoken
     }
+
+
+def curves(corpus: Corpus, part: str, method: Method) -> dict[str, Any]:
+    """Return what other thresholds would cost, and how well probabilities are meant.
+
+    Returns:
+        {"flags": {flag: [[threshold, precision or None, recall or None], …]}, "reliability":
+        [[mean probability, share that is true, count], …]}: after the gate, as a game sees it.
+    """
+    index = list(getattr(corpus.split, part))
+    open_BN = corpus.labels.permitted_BN[index]
+    truth_BN = corpus.labels.truth_BN[index]
+    probability_BN = method.scores.probability_BN[index]
+    # A player who seems to deceive is granted nothing under any threshold.
+    cut = np.broadcast_to(
+        method.threshold[index] if method.threshold.ndim == 2 else method.threshold, open_BN.shape
+    )
+    heard_BN = open_BN & (cut <= 1.0)
+    said, came, count = metrics.reliability(truth_BN[open_BN], probability_BN[open_BN])
+    return {
+        "flags": {
+            flag: [
+                [step, *_precision_recall(truth_BN[:, n], heard_BN[:, n] & (p_B >= step))]
+                for step in _STEPS
+            ]
+            for n, flag in enumerate(FLAGS)
+            for p_B in [probability_BN[:, n]]
+        },
+        "reliability": [
+            [round(x, 3), round(y, 3), n] for x, y, n in zip(said, came, count, strict=True)
+        ],
+    }
+
+
+def _precision_recall(
+    truth_B: np.ndarray, fired_B: np.ndarray
+) -> tuple[float | None, float | None]:
+    right = int((truth_B & fired_B).sum())
+    fired, true = int(fired_B.sum()), int(truth_B.sum())
+    return (round(right / fired, 3) if fired else None, round(right / true, 3) if true else None)

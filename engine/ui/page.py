@@ -45,7 +45,7 @@ def build_page(service: EngineService, api: Api) -> gr.Blocks:
             with gr.Tab(label("tab_scenes"), id="scenes"):
                 ScenesTab(api, chat)
             with gr.Tab(label("tab_model"), id="model") as model_head:
-                model = ModelTab(api)
+                model = ModelTab(api, chat)
             with gr.Tab(label("tab_api"), id="api") as api_tab_head:
                 api_tab = ApiTab(api.calls(), chat)
         chat.wire()
@@ -53,7 +53,7 @@ def build_page(service: EngineService, api: Api) -> gr.Blocks:
         api_tab_head.select(api_tab.drawn, api_tab.inputs, api_tab.outputs, **quiet)
         npcs_head.select(npcs.drawn, npcs.inputs, npcs.outputs, **quiet)
         knowledge_head.select(knowledge.drawn, knowledge.inputs, knowledge.outputs, **quiet)
-        model_head.select(model.drawn, None, model.outputs, **quiet)
+        model_head.select(model.drawn, model.inputs, model.outputs, **quiet)
         _wire_progress(demo, api, chat, header, status)
         register(api.calls(), limit)
     return demo

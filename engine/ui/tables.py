@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape as esc
 from typing import Any
 
+from engine.ui.plots import Line, plot
 from engine.ui.words import say
 
 Json = Mapping[str, Any]
@@ -106,3 +107,61 @@ def figures_view(card: Json, locale: str) -> str:
         if rows:
             drawn += table(say(f"part_{part}", locale), heads, rows)
     return drawn
+
+
+def cost_view(found: Json, threshold: float, locale: str) -> str:
+    """Draw what a threshold costs on kept-apart turns, beside all others, and how far to trust it.
+
+    Args:
+        found: as the call `threshold` returns it.
+        threshold: the one that is looked at.
+        locale: of the words.
+    """
+    held = say("override" if found["override"] is not None else "of_the_bundle", locale)
+    now = f"{held}: {found['threshold']:g}" if found["threshold"] is not None else held
+    curve = found["curve"]
+    if not curve:
+        return (
+            f'<div class="pc-note" role="status">{esc(now)}. {esc(say("no_curve", locale))}</div>'
+        )
+    nearest = min(curve, key=lambda point: abs(point[0] - threshold))
+    names = [say(key, locale) for key in ("precision", "recall")]
+    told = ", ".join(
+        f"{name} {'–' if value is None else f'{value:.2f}'}"
+        for name, value in zip(names, nearest[1:], strict=True)
+    )
+    lines = [
+        Line(name, [(p[0], p[at]) for p in curve if p[at] is not None], f"pc-line{at}")
+        for at, name in enumerate(names, start=1)
+    ]
+    meant = [(x, y) for x, y, _ in found["reliability"]]
+    reliability = [
+        Line(say("ideal", locale), [(0, 0), (1, 1)], "pc-line0"),
+        Line(say("came_true", locale), meant, "pc-line1"),
+    ]
+    title = f"{found['flag']}: {say('by_threshold', locale)}"
+    return (
+        f'<div class="pc-note" role="status"><b>{threshold:.2f}</b>: {esc(told)} '
+        f"<small>({esc(now)})</small></div>"
+        '<div class="pc-charts">'
+        + plot(title, say("threshold", locale), lines, threshold)
+        + plot(say("reliability", locale), say("said_probability", locale), reliability)
+        + "</div>"
+    )
+
+
+def flips_view(found: Json, locale: str) -> str:
+    """Draw which scenes pass under one threshold and fail under the other."""
+    if not found["flips"]:
+        text = esc(say("no_flips", locale))
+        return f'<div class="pc-note pc-good" role="status">{text}</div>'
+    heads = [say(key, locale) for key in ("scene", "outcome", "reason")]
+    rows = [
+        (
+            one["scene"],
+            say("scene_passes" if one["passes"] else "scene_fails", locale),
+            one["reason"],
+        )
+        for one in found["flips"]
+    ]
+    return table(f"{say('flips', locale)} ({len(rows)})", heads, rows)

@@ -155,6 +155,17 @@ _LAYOUT = """
 
 _PARTS = """
 .pc-header { display:flex; align-items:baseline; gap:12px; flex-wrap:wrap; }
+.pc-charts { display:flex; flex-wrap:wrap; gap:12px; }
+.pc-chart { flex:1 1 300px; max-width:460px; margin:0; color:var(--pc-dim); font-size:.86rem; }
+.pc-chart svg { width:100%; height:auto; display:block; }
+.pc-chart polyline { fill:none; stroke-width:2; } .pc-chart .pc-grid { stroke:var(--pc-line); }
+.pc-chart .pc-tick { fill:var(--pc-dim); font-size:10px; } .pc-chart .pc-mark { stroke:var(--pc-ink);
+  stroke-dasharray:4 3; }
+.pc-chart .pc-line0 { stroke:var(--pc-base); stroke-dasharray:4 4; }
+.pc-chart .pc-line1 { stroke:var(--pc-up); } .pc-chart .pc-line2 { stroke:var(--pc-down); }
+.pc-key { margin-left:8px; white-space:nowrap; } .pc-key i { display:inline-block; width:14px;
+  height:3px; margin-right:4px; vertical-align:middle; background:var(--pc-base); }
+.pc-key i.pc-line1 { background:var(--pc-up); } .pc-key i.pc-line2 { background:var(--pc-down); }
 .pc-header h1 { font-family:var(--pc-serif); font-size:1.5rem; font-weight:600; margin:0;
   letter-spacing:-.01em; color:var(--pc-ink); }
 .pc-header p { margin:0; color:var(--pc-dim); font-size:.95rem; }
