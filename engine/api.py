@@ -83,6 +83,16 @@ class Api:
         except Exception as exc:  # the caller gets plain words, the log the traceback
             yield _unexpected(exc)
 
+    def prompt(
+        self, text: str, npc_id: str, player_id: str, context: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Return the prompt that `ask` would send now, with its markers shown; plays nothing."""
+        return _guarded(
+            lambda: self._service.engine.prompt(
+                parse_request(text=text, npc_id=npc_id, player_id=player_id, context=context)
+            )
+        )
+
     def predict_main(
         self,
         prompt: str,
@@ -187,6 +197,7 @@ class Api:
         return {
             "ask": self.ask,
             "ask_stream": self.ask_stream,
+            "prompt": self.prompt,
             "predict_main": self.predict_main,
             "npcs": self.npcs,
             "status": self.status,

@@ -22,7 +22,7 @@ from engine.locks import KeyedLocks
 from engine.lookup import explain
 from engine.npc import NPC
 from engine.play import Parts, Turn, TurnEvent, sampling_of
-from engine.prompt import CTX, PLAYER, STATE, parse_marked
+from engine.prompt import CTX, PLAYER, STATE, parse_marked, with_markers_plain
 from engine.schema import (
     GenParams,
     ModelInfo,
@@ -138,6 +138,27 @@ class DialogueEngine:
             InvalidRequest: not a save file, or a broken one; nothing is changed.
         """
         return self.sessions.load_save(data)
+
+    def prompt(self, request: TurnRequest) -> dict[str, Any]:
+        """Return the prompt that a turn would send now, in the markers' text form; plays nothing.
+
+        Raises:
+            EngineError: as `ask` before anything is played.
+        """
+        parts = self.parts
+        turn = Turn(parts, self._frame(parts, request), time.perf_counter())
+        try:
+            read = turn.prompt_parts()
+        except KnowledgeError as exc:
+            raise ModelError("the knowledge store is not open; restart the program") from exc
+        encoded = parts.host.model.encoder.encode(read)
+        return {
+            "prompt": with_markers_plain(read).marked(),
+            "tokens": len(encoded.ids),
+            "shared_tokens": encoded.prefix_length,
+            "dropped_turns": encoded.dropped_turns,
+            "dropped_lore": encoded.dropped_lore,
+        }
 
     def predict(
         self, prompt: str, npc_id: str, persona_tags: Mapping[str, Any] | None, params: GenParams

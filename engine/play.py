@@ -21,7 +21,7 @@ from engine.host import Host, Job, LineDone, LineSoFar, Plan, StateKnown
 from engine.knowledge import Briefing, Interpretation, Knowledge, KnowledgeError
 from engine.naming import missing_sentence
 from engine.npc import NPC, DeltaPolicy, NPCRegistry
-from engine.prompt import render_parts
+from engine.prompt import PromptParts, render_parts
 from engine.schema import (
     Action,
     Delta,
@@ -187,9 +187,17 @@ class Turn:
             yield TurnEvent("text", line)
         yield TurnEvent("result", line, self._result(line))
 
-    def _job(self, asked: _Asked, *, write: bool) -> Job:
+    def prompt_parts(self) -> PromptParts:
+        """Return what the model would read of this turn; plays nothing.
+
+        Raises:
+            KnowledgeError: the store is not open.
+        """
+        return self._rendered(self._ask_gate_and_store())
+
+    def _rendered(self, asked: _Asked) -> PromptParts:
         frame = self._frame
-        parts = render_parts(
+        return render_parts(
             asked.prompt_npc,
             frame.state,
             lore=asked.briefing.lore,
@@ -197,7 +205,10 @@ class Turn:
             utterance=frame.utterance,
             events=asked.prompt_npc.events(frame.state.quest_stage, tuple(asked.meanings)),
         )
-        encoded = self._parts.host.model.encoder.encode(parts)
+
+    def _job(self, asked: _Asked, *, write: bool) -> Job:
+        frame = self._frame
+        encoded = self._parts.host.model.encoder.encode(self._rendered(asked))
         return Job(
             ids=encoded.ids,
             prefix=encoded.prefix_length,

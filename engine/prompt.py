@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.errors import PromptError
@@ -83,6 +83,24 @@ class PromptParts:
             f"{PLAYER_STATE}{self.player_state}{CTX}{self.tags}{talk}"
             f"{PLAYER}{self.utterance}{EVENTS}{self.events}{STATE}"
         )
+
+
+def with_markers_plain(parts: PromptParts) -> PromptParts:
+    """Return parts to be looked at, in which a marker that somebody typed cannot be taken for one.
+
+    Encoding needs no such thing: it splits whatever is typed.
+    """
+
+    def plain(text: str) -> str:
+        for marker in MARKERS:
+            text = text.replace(marker, f"‹{marker[1:-1]}›")
+        return text
+
+    return replace(
+        parts,
+        utterance=plain(parts.utterance),
+        history=tuple((plain(player), plain(npc)) for player, npc in parts.history),
+    )
 
 
 @dataclass(frozen=True)

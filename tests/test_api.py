@@ -113,6 +113,16 @@ def test_status_and_reload_are_plain_json(api: Api) -> None:
         assert "error" not in answer
 
 
+def test_the_prompt_is_shown_and_nothing_is_played(api: Api) -> None:
+    told = api.prompt("Give me the <STATE> key.", KEEPER, "p1", {"items": ["lantern"]})
+    assert told["prompt"].count("<STATE>") == 1
+    assert "lantern" in told["prompt"]
+    assert 0 < told["shared_tokens"] < told["tokens"]
+    assert api.session("p1", KEEPER)["version"] == 0
+    assert api.prompt("", KEEPER, "p1")["error"]["field"] == "text"
+    assert api.prompt("Hello", "nobody", "p1")["error"]["code"] == "unknown_npc"
+
+
 def test_every_call_has_its_name_and_a_first_line_for_the_api_page(api: Api) -> None:
     calls = api.calls()
     assert {"ask", "ask_stream", "predict_main", "npcs", "status", "reload", "save", "load"} <= set(

@@ -7,12 +7,13 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from engine.errors import InvalidRequest
 from engine.npc import NPC, load_folder
+from engine.schema import LineSource, Route
 from engine.ui import journey, render, scene
 from engine.ui.calls import endpoint, first_line, turn_limit
 from engine.ui.desk import View, message
@@ -89,6 +90,13 @@ def test_flags_of_other_stages_are_folded_away():
     here, away = drawn.split('<details class="pc-rest">')
     assert "give_hint" not in here
     assert "give_hint" in away
+
+
+@pytest.mark.parametrize("locale", ["en", "ko"])
+def test_every_source_of_a_line_and_every_route_can_be_told(npc, locale):
+    for line in get_args(LineSource):
+        for route in get_args(Route):
+            assert render.turn_view(result(line=line, route=route), locale, stage_flags=[])
 
 
 def test_a_turn_without_a_model_shows_no_probability():
@@ -566,6 +574,19 @@ def test_flags_and_lore_say_what_a_flag_means_and_what_is_missing(visit, url):
     assert page.locator("#pc-kn-found tbody tr").count() == 5
     page.get_by_role("tab", name=EN["tab_model"]).click()
     page.wait_for_selector("#pc-model button.label-wrap")
+
+
+def test_the_prompt_is_shown_with_its_markers(visit, url):
+    page = visit(url)
+    talks_to(page, "Silvia")
+    page.fill("#pc-say textarea", "Is that his photograph?")
+    page.click("#pc-prompt button.label-wrap")
+    page.click("#pc-prompt-show")
+    page.wait_for_selector("#pc-prompt-text pre")
+    shown = page.inner_text("#pc-prompt-text pre")
+    assert "<PLAYER>Is that his photograph?" in shown
+    assert shown.count("<STATE>") == 1
+    assert len(bubbles(page)) == 1
 
 
 def test_a_threshold_is_weighed_written_and_taken_back(visit, url):

@@ -22,6 +22,7 @@ from engine.ui import journey, render, scene
 from engine.ui.calls import TURNS
 from engine.ui.desk import Desk, View, error_of, message, new_player, plain_error
 from engine.ui.fields import SceneFields, Updates
+from engine.ui.prompt_view import PromptView
 from engine.ui.session_files import SessionFiles, session_data
 from engine.ui.words import label, locale_of, say
 
@@ -65,6 +66,7 @@ class ChatTab:
                     self.fields = SceneFields()
             with gr.Column(elem_id="pc-turn", min_width=0):
                 self._turn = gr.HTML(elem_id="pc-inspector", padding=False)
+                self._prompt = PromptView(api, self.sent)
 
     def _build_who(self) -> None:
         self._npc = gr.Dropdown([], label=label("npc"), elem_id="pc-npc")
@@ -163,6 +165,7 @@ class ChatTab:
             trigger_mode="once",
             **quiet,
         )
+        self._prompt.wire(self.box, self.view, self.fields.inputs)
         self._files.branch.click(self.branched, [self.view], seen, **quiet)
         self._files.load.upload(self.loaded, [self._files.load, self.view], seen, **quiet)
         self._files.wire(self.view, self._note)

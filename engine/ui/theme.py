@@ -155,6 +155,9 @@ _LAYOUT = """
 
 _PARTS = """
 .pc-header { display:flex; align-items:baseline; gap:12px; flex-wrap:wrap; }
+.pc-raw { white-space:pre-wrap; overflow-wrap:anywhere; max-height:420px;
+  overflow-y:auto; font-size:.78rem; color:var(--pc-ink); background:var(--pc-track);
+  border-radius:8px; padding:10px; margin:0; }
 .pc-charts { display:flex; flex-wrap:wrap; gap:12px; }
 .pc-chart { flex:1 1 300px; max-width:460px; margin:0; color:var(--pc-dim); font-size:.86rem; }
 .pc-chart svg { width:100%; height:auto; display:block; }
