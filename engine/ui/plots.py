@@ -49,7 +49,8 @@ def plot(title: str, across: str, lines: Sequence[Line], marked: float | None = 
         else ""
     )
     legend = " ".join(
-        f'<span class="pc-key"><i class="{line.css}"></i>{esc(line.name)}</span>' for line in drawn
+        f'<span class="pc-legend"><i class="{line.css}"></i>{esc(line.name)}</span>'
+        for line in drawn
     )
     read = f"{title}: {', '.join(line.name for line in drawn)}"
     return (

@@ -141,7 +141,7 @@ def cost_view(found: Json, threshold: float, locale: str) -> str:
     ]
     title = f"{found['flag']}: {say('by_threshold', locale)}"
     return (
-        f'<div class="pc-note" role="status"><b>{threshold:.2f}</b>: {esc(told)} '
+        f'<div class="pc-note" role="status"><b>{threshold:g}</b>: {esc(told)} '
         f"<small>({esc(now)})</small></div>"
         '<div class="pc-charts">'
         + plot(title, say("threshold", locale), lines, threshold)

@@ -166,9 +166,9 @@ _PARTS = """
   stroke-dasharray:4 3; }
 .pc-chart .pc-line0 { stroke:var(--pc-base); stroke-dasharray:4 4; }
 .pc-chart .pc-line1 { stroke:var(--pc-up); } .pc-chart .pc-line2 { stroke:var(--pc-down); }
-.pc-key { margin-left:8px; white-space:nowrap; } .pc-key i { display:inline-block; width:14px;
+.pc-legend { margin-left:8px; white-space:nowrap; } .pc-legend i { display:inline-block; width:14px;
   height:3px; margin-right:4px; vertical-align:middle; background:var(--pc-base); }
-.pc-key i.pc-line1 { background:var(--pc-up); } .pc-key i.pc-line2 { background:var(--pc-down); }
+.pc-legend i.pc-line1 { background:var(--pc-up); } .pc-legend i.pc-line2 { background:var(--pc-down); }
 .pc-header h1 { font-family:var(--pc-serif); font-size:1.5rem; font-weight:600; margin:0;
   letter-spacing:-.01em; color:var(--pc-ink); }
 .pc-header p { margin:0; color:var(--pc-dim); font-size:.95rem; }
