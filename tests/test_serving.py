@@ -468,7 +468,15 @@ def test_failing_pass_fails_its_turns_and_no_later_one(host, monkeypatch):
             raise RuntimeError("out of memory")
         return forward(ids, *rest, **options)
 
+    def fail_step(*given: Any) -> Any:
+        if broken.is_set():
+            raise RuntimeError("out of memory")
+        return step(*given)
+
+    step = one.steps.by_form["whole"].logits
     monkeypatch.setattr(one.decoder, "forward", fail)
+    monkeypatch.setattr(one.steps.by_form["whole"], "logits", fail_step)
+    one.model.stop_ids = frozenset()
     broken.set()
     with pytest.raises(ModelError, match="read the prompt"):
         list(one.run(job_of(one.model, 1)))
