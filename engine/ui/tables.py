@@ -122,7 +122,8 @@ def cost_view(found: Json, threshold: float, locale: str) -> str:
     curve = found["curve"]
     if not curve:
         return (
-            f'<div class="pc-note" role="status">{esc(now)}. {esc(say("no_curve", locale))}</div>'
+            f'<div class="pc-note" role="status"><b>{threshold:g}</b> <small>({esc(now)})</small> '
+            f"{esc(say('no_curve', locale))}</div>"
         )
     nearest = min(curve, key=lambda point: abs(point[0] - threshold))
     names = [say(key, locale) for key in ("precision", "recall")]
