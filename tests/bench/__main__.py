@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--forms",
         type=parse_forms,
-        help="forms of our weights, as 2:int4,8:int8,0:whole; default: as the app chooses",
+        help="forms of our weights, as 8:int8,0:whole; default: as the app chooses",
     )
     parser.add_argument("--gguf", type=Path, help="llama.cpp's file; default: fetched")
     parser.add_argument(

@@ -177,7 +177,7 @@ def _told(found: dict[str, Any]) -> str:
 
 
 def parse_forms(text: str) -> Forms | None:
-    """Read "2:int4,8:int8,0:whole"; "auto" is None.
+    """Read "8:int8,0:whole"; "auto" is None.
 
     Raises:
         ValueError: it is not of that form.
