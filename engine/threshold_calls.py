@@ -48,6 +48,7 @@ class ThresholdCalls:
             own = npc.stage(quest_stage).flags[flag].threshold
             curves = info.metrics.get("test", {}).get("curves", {})
             return {
+                "quest_stage": quest_stage,
                 "flag": flag,
                 "threshold": own if own is not None else info.thresholds.get(flag),
                 "bundle": info.thresholds.get(flag),

@@ -593,9 +593,17 @@ def test_a_threshold_is_weighed_written_and_taken_back(visit, url):
     page = visit(url)
     talks_to(page, "Silvia")
     page.get_by_role("tab", name=EN["tab_model"]).click()
-    page.wait_for_selector("#pc-th-cost .pc-note")
-    choose(page, "pc-th-stage", "in_progress")
-    choose(page, "pc-th-flag", "give_item")
+    # Each choice is awaited before the next: a late answer would put the slider back.
+    for field, option in [
+        ("pc-th-stage", "completed"),
+        ("pc-th-stage", "in_progress"),
+        ("pc-th-flag", "give_item"),
+    ]:
+        page.wait_for_selector("#pc-th-cost .pc-note")
+        choose(page, field, option)
+        page.wait_for_function(
+            f"document.querySelector('#pc-th-cost .pc-note')?.innerText.includes('{option}')"
+        )
     page.fill("#pc-th-slider input[type=number]", "0.91")
     page.press("#pc-th-slider input[type=number]", "Tab")
     page.wait_for_function("document.querySelector('#pc-th-cost b')?.innerText === '0.91'")

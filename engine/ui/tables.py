@@ -119,10 +119,12 @@ def cost_view(found: Json, threshold: float, locale: str) -> str:
     """
     held = say("override" if found["override"] is not None else "of_the_bundle", locale)
     now = f"{held}: {found['threshold']:g}" if found["threshold"] is not None else held
+    what = f"<code>{esc(found['flag'])}</code> · {esc(found['quest_stage'])}: "
     curve = found["curve"]
     if not curve:
         return (
-            f'<div class="pc-note" role="status"><b>{threshold:g}</b> <small>({esc(now)})</small> '
+            f'<div class="pc-note" role="status">{what}<b>{threshold:g}</b> '
+            f"<small>({esc(now)})</small> "
             f"{esc(say('no_curve', locale))}</div>"
         )
     nearest = min(curve, key=lambda point: abs(point[0] - threshold))
@@ -142,7 +144,7 @@ def cost_view(found: Json, threshold: float, locale: str) -> str:
     ]
     title = f"{found['flag']}: {say('by_threshold', locale)}"
     return (
-        f'<div class="pc-note" role="status"><b>{threshold:g}</b>: {esc(told)} '
+        f'<div class="pc-note" role="status">{what}<b>{threshold:g}</b>: {esc(told)} '
         f"<small>({esc(now)})</small></div>"
         '<div class="pc-charts">'
         + plot(title, say("threshold", locale), lines, threshold)
