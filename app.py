@@ -43,12 +43,13 @@ def serve(service: EngineService, host: str, port: int) -> None:
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     # Gradio reads its environment when it is imported, and fails there on a port that is none.
     from engine.ui.page import build_page, launch_arguments, queue_arguments
+    from engine.ui.sign_in import signed_in
 
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     limit = service.settings.queue_limit
-    demo = build_page(service, Api(service))
+    demo = build_page(service, Api(service, signed_in))
     demo.queue(**queue_arguments(limit)).launch(
         server_name=host,
         server_port=port,

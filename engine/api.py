@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from engine.errors import EngineError, InvalidRequest
 from engine.lookup import documents, gaps
 from engine.npc_calls import NPCCalls
-from engine.owner import check_owner
+from engine.owner import Owner, owner_names
 from engine.scene_calls import SceneCalls
 from engine.schema import GenParams, invalid_from, parse_request
 from engine.service import EngineService
@@ -27,13 +27,20 @@ Json = dict[str, Any]
 
 
 class Api:
-    """The calls of one service."""
+    """The calls of one service.
 
-    def __init__(self, service: EngineService) -> None:
+    Args:
+        service: who answers.
+        signed_in: tells who makes the present call, by their verified name; "" where nobody signed in.
+    """
+
+    def __init__(self, service: EngineService, signed_in: Callable[[], str] = str) -> None:
+        settings = service.settings
         self._service = service
-        self.npcs_written = NPCCalls(service, _guarded)
-        self.scenes = SceneCalls(service, _guarded)
-        self.thresholds = ThresholdCalls(service, _guarded)
+        self._owner = Owner(settings.admin_token, owner_names(settings.owners), signed_in)
+        self.npcs_written = NPCCalls(service, _guarded, self._owner)
+        self.scenes = SceneCalls(service, _guarded, self._owner)
+        self.thresholds = ThresholdCalls(service, _guarded, self._owner)
 
     def ask(
         self,
@@ -125,8 +132,7 @@ class Api:
         """Read NPC files and bundle again, all or nothing; the owner's to do (ADMIN_TOKEN)."""
 
         def run() -> Json:
-            given = token if isinstance(token, str) else ""
-            check_owner(given, self._service.settings.admin_token)
+            self._owner.check(token)
             return self._service.reload()
 
         return _guarded(run)

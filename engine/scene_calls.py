@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import InvalidRequest
-from engine.owner import check_owner
+from engine.owner import Owner
 from engine.scenes import SceneFile, difference, read_scenes, record, run_scenes, save_scene
 from engine.scenes.report import as_json, keep, read_last
 from engine.scenes.runner import Progress
@@ -28,11 +28,13 @@ class SceneCalls:
     Args:
         service: whose NPCs they are.
         guarded: turns an engine error into its payload.
+        owner: lets the owner pass.
     """
 
-    def __init__(self, service: EngineService, guarded: Guard) -> None:
+    def __init__(self, service: EngineService, guarded: Guard, owner: Owner) -> None:
         self._service = service
         self._guarded = guarded
+        self._owner = owner
 
     @property
     def _folder(self) -> Path:
@@ -59,7 +61,7 @@ class SceneCalls:
         """Do as `scenes_run`, and tell `progress` how far it has come."""
 
         def run() -> Json:
-            self._owner(token)
+            self._owner.check(token)
             files = self._files(npc_id)
             if not files:
                 raise InvalidRequest("there are no scenes here; record one", field="npc_id")
@@ -79,7 +81,7 @@ class SceneCalls:
         """Make a scene of a player's last turn and save it. The owner's to do."""
 
         def run() -> Json:
-            self._owner(token)
+            self._owner.check(token)
             engine = self._service.engine
             played = engine.transcript(player_id, npc_id)
             # What the player had and had done is known of the last turn alone.
@@ -119,9 +121,6 @@ class SceneCalls:
             self._service.registry.get(npc_id)
         files = read_scenes(sorted(self._folder.glob("*.json")))
         return [file for file in files if npc_id in ("", file.npc_id)]
-
-    def _owner(self, token: object) -> None:
-        check_owner(token if isinstance(token, str) else "", self._service.settings.admin_token)
 
 
 def _named(name: object, words: str) -> str:

@@ -11,6 +11,7 @@ import platform
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -24,6 +25,7 @@ from engine.model import LanguageModel
 from engine.npc import NPCRegistry, load_folder, load_folder_leniently
 from engine.pipeline import DialogueEngine
 from engine.play import Parts
+from engine.rehearsal import Rehearsals
 from engine.serving.start import make_host
 from engine.sessions import SessionStore
 from engine.settings import Settings
@@ -81,6 +83,11 @@ class EngineService:
         self._progress = Progress()
         self._reloading = threading.Lock()
         self._started = time.time()
+        self.rehearsals = Rehearsals(
+            lambda: self.engine.parts,
+            max_text_chars=settings.max_text_chars,
+            history_turns=settings.history_turns,
+        )
 
     def start(self) -> threading.Thread:
         """Begin to load in the background; returns the thread, for whoever wants to wait."""
@@ -110,21 +117,23 @@ class EngineService:
             load_folder(settings.npc_dir)  # raises, naming what is wrong
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         self._sessions = self._sessions or SessionStore(settings.session_url)
-        self._tell(0.02, "loading the embedder")
-        self._embedder = self._embedder or self._load_embedder(settings)
-        self._tell(0.1, "indexing what the NPCs know")
-        self._open_knowledge(self._embedder, self._registry)
         stamp = bundle_stamp(settings.bundle)
-        model = self._load_model(
-            settings, lambda fraction, message: self._tell(0.15 + 0.85 * fraction, message)
-        )
+        # Beside each other: one waits for the disk and the network while the other computes.
+        with ThreadPoolExecutor(1, thread_name_prefix="load-knowledge") as beside:
+            embedded = beside.submit(self._load_knowledge)
+            model = self._load_model(
+                settings, lambda fraction, message: self._tell(0.02 + 0.9 * fraction, message)
+            )
+            if not embedded.done():
+                self._tell(0.95, "indexing what the NPCs know")
+            embedder = embedded.result()
         self._bundle_stamp = stamp
         self._engine = DialogueEngine(
             Parts(
                 self._registry,
                 self._host(model),
                 self._knowledge,
-                self._embedder,
+                embedder,
                 self._listener(model),
             ),
             self._sessions,
@@ -132,6 +141,11 @@ class EngineService:
             history_turns=settings.history_turns,
         )
         self._tell(1.0, "ready")
+
+    def _load_knowledge(self) -> Embedder:
+        self._embedder = self._embedder or self._load_embedder(self.settings)
+        self._open_knowledge(self._embedder, self._registry)
+        return self._embedder
 
     def _open_knowledge(self, embedder: Embedder, registry: NPCRegistry) -> None:
         if self._knowledge is not None:  # of a start that failed later on; one store a folder
@@ -306,6 +320,7 @@ class EngineService:
         if self._engine is not None:
             # A thread that is still in the model's code when the process ends takes it down hard.
             self._engine.parts.host.close(wait_s=5.0)
+        self.rehearsals.close()
         self._engine = None
         self._reason = NotReady("the engine was closed; start the program again")
         if self._knowledge is not None:

@@ -59,6 +59,11 @@ class Settings(BaseSettings):
     admin_token: str = Field(
         "", description="Who sends it may reload; empty: everybody, but nobody on a Space."
     )
+    owners: str = Field(
+        "",
+        description="Hugging Face names, by comma, of who is owner once signed in; empty: who made "
+        "the Space.",
+    )
     cpu_threads: int = Field(0, ge=0, le=256, description="Threads for torch; 0: torch decides.")
 
     @field_validator("model_cache", "data_dir", "npc_dir")

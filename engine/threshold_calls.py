@@ -15,7 +15,7 @@ from typing import Any
 from engine.authoring import NPCFolder
 from engine.errors import InvalidRequest
 from engine.npc import ANY_STAGE, NPC, NPCRegistry, parse_npc
-from engine.owner import check_owner
+from engine.owner import Owner
 from engine.scenes import read_scenes, run_scenes
 from engine.scenes.report import as_json
 from engine.scenes.runner import Progress
@@ -31,11 +31,13 @@ class ThresholdCalls:
     Args:
         service: whose NPCs and bundle they are about.
         guarded: turns an engine error into its payload.
+        owner: lets the owner pass.
     """
 
-    def __init__(self, service: EngineService, guarded: Guard) -> None:
+    def __init__(self, service: EngineService, guarded: Guard, owner: Owner) -> None:
         self._service = service
         self._guarded = guarded
+        self._owner = owner
 
     def threshold(
         self, npc_id: str, quest_stage: str, flag: str, language: str | None = None
@@ -84,7 +86,7 @@ class ThresholdCalls:
         """Do as `threshold_try`, and tell `progress` how far it has come."""
 
         def run() -> Json:
-            self._owner(token)
+            self._owner.check(token)
             npc = self._npc(npc_id, quest_stage, flag, language)
             folder = self._service.settings.npc_dir / "scenes"
             files = [
@@ -123,7 +125,7 @@ class ThresholdCalls:
         """Write a flag's threshold into the NPC file; none: the bundle's holds again. The owner's."""
 
         def run() -> Json:
-            self._owner(token)
+            self._owner.check(token)
             npc = self._npc(npc_id, quest_stage, flag, language)
             value = None if threshold is None else _share(threshold)
             data = self._with_threshold(npc, quest_stage, flag, value)
@@ -160,9 +162,6 @@ class ThresholdCalls:
         if value is not None:
             rule["threshold"] = value
         return data
-
-    def _owner(self, token: object) -> None:
-        check_owner(token if isinstance(token, str) else "", self._service.settings.admin_token)
 
 
 def _share(value: Any) -> float:

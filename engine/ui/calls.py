@@ -19,7 +19,7 @@ from fastapi.responses import JSONResponse
 
 from engine.errors import InvalidRequest
 
-TURN_CALLS = ("ask", "ask_stream", "predict_main")
+TURN_CALLS = ("ask", "ask_stream", "predict_main", "npc_try")
 TURNS = "turns"
 _SPARE = 8
 _QUICK_THREADS = 40

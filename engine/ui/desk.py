@@ -89,6 +89,11 @@ class Desk:
         registry = self._service.registry
         return [(_label(registry.get(npc_id)), npc_id) for npc_id in sorted(registry.by_id)]
 
+    def npc_files(self) -> list[Json]:
+        """Return what the files of all NPCs say, for what a game's rules have in common."""
+        every = self._service.registry.all()
+        return [npc.model_dump(mode="json", exclude_defaults=True) for npc in every]
+
     def npc(self, view: View) -> NPC:
         """Return the view's NPC in its language, as far as there is a file in it."""
         return self._service.registry.get(view.npc_id, view.language or None)

@@ -17,6 +17,8 @@ from engine.ui.chat import ChatTab
 from engine.ui.desk import View, error_of, plain_error
 from engine.ui.fields import Updates
 from engine.ui.npc_form import FIELDS, form_values, with_form
+from engine.ui.rehearsal import Rehearsal
+from engine.ui.rule_editor import RuleEditor
 from engine.ui.session_files import DOWNLOAD, file_of
 from engine.ui.words import label, locale_of, say
 
@@ -49,6 +51,8 @@ class NPCTab:
         with gr.Row(elem_id="pc-ed-sides", equal_height=False):
             with gr.Column(min_width=0):
                 self._fields = {name: field.component() for name, field in FIELDS.items()}
+                with gr.Accordion(label("rules_of_flags"), open=False, elem_id="pc-ed-rules"):
+                    self._rules = RuleEditor(chat.desk.npc_files)
                 self._gaps = gr.HTML(elem_id="pc-ed-gaps", padding=False)
             with gr.Column(min_width=0):
                 self._code = gr.Code(
@@ -61,6 +65,7 @@ class NPCTab:
                     max_lines=40,
                     elem_id="pc-ed-code",
                 )
+        self._rehearsal = Rehearsal(self._api)
         with gr.Row(elem_classes="pc-pair"):
             self._token = gr.Textbox(
                 label=label("owner_token"), type="password", max_lines=1, elem_id="pc-ed-token"
@@ -80,7 +85,7 @@ class NPCTab:
     def _wire(self) -> None:
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         fields = list(self._fields.values())
-        opened = [self._pick, self._code, *fields, self._told, self._gaps]
+        opened = self.outputs
         self._pick.input(self.opened, [self._pick], opened, **quiet)
         self._new.click(self.started, [self._name], opened, **quiet)
         self._upload.upload(self.imported, [self._upload], opened, **quiet)
@@ -97,11 +102,13 @@ class NPCTab:
         )
         self._code.input(
             self.code_changed,
-            [self._code],
-            [*fields, self._told, self._gaps],
+            [self._code, *self._rules.place],
+            [*fields, *self._rules.all, self._told, self._gaps],
             trigger_mode="always_last",
             **quiet,
         )
+        self._wire_rules(quiet)
+        self._rehearsal.wire(self._code, self._rules.place)
         seen = self._chat.arrival[1]
         self._save.click(
             self.saved, [self._code, self._token], [self._pick, self._told], **quiet
@@ -116,6 +123,23 @@ class NPCTab:
             self.exported, [self._pick, self._form], [self._file, self._told], **quiet
         ).success(None, [self._file], None, js=DOWNLOAD, **quiet)
 
+    def _wire_rules(self, quiet: dict[str, Any]) -> None:
+        rules, place = self._rules, [self._code, *self._rules.place]
+        rules.stage.input(self.staged, place, rules.all, **quiet)
+        rules.flag.input(self.flagged, place, list(rules.by_name.values()), **quiet)
+        left = [field.blur for field in rules.said if isinstance(field, gr.Textbox)]
+        gr.on(
+            [*(field.input for field in rules.said), *left],
+            self.rule_changed,
+            [*place, *rules.said],
+            [self._code, self._told, self._gaps, *rules.place],
+            trigger_mode="always_last",
+            **quiet,
+        )
+        rules.remove.click(
+            self.rule_removed, place, [self._code, self._told, self._gaps, *rules.all], **quiet
+        )
+
     @property
     def inputs(self) -> list[Any]:
         """The components whose values `drawn` takes."""
@@ -124,7 +148,8 @@ class NPCTab:
     @property
     def outputs(self) -> list[Any]:
         """The components that `drawn` speaks of."""
-        return [self._pick, self._code, *self._fields.values(), self._told, self._gaps]
+        fields = [*self._fields.values(), *self._rules.all]
+        return [self._pick, self._code, *fields, self._told, self._gaps]
 
     def drawn(self, view: View, code: str, request: gr.Request) -> Updates:
         """Open the Chat tab's NPC, unless something is being written already."""
@@ -164,13 +189,53 @@ class NPCTab:
         data = with_form(data, dict(zip(FIELDS, given, strict=True)))
         return {self._code: _text(data), **self._checked(data, locale)}
 
-    def code_changed(self, code: str, request: gr.Request) -> Updates:
+    def code_changed(self, code: str, stage: str, flag: str, request: gr.Request) -> Updates:
         """Show in the form what the JSON says."""
         locale = _locale(request)
         data = _parsed(code)
         if data is None:
             return {self._told: render.note(say("bad_json", locale))}
-        return {**self._filled(data), **self._checked(data, locale)}
+        return {**self._filled(data, stage, flag), **self._checked(data, locale)}
+
+    def staged(self, code: str, stage: str, flag: str) -> Updates:
+        """Show another stage; one that is not there yet begins empty."""
+        return self._rules.stage_filled(_parsed(code) or {}, stage, flag)
+
+    def flagged(self, code: str, stage: str, flag: str) -> Updates:
+        """Show another flag of the stage."""
+        return self._rules.rule_filled(_parsed(code) or {}, stage, flag)
+
+    def rule_changed(
+        self, request: gr.Request, code: str, stage: str, flag: str, *given: Any
+    ) -> Updates:
+        """Write the rule that is looked at into the JSON."""
+        locale = _locale(request)
+        data = _parsed(code)
+        if data is None:
+            return {self._told: render.note(say("bad_json", locale))}
+        try:
+            data = self._rules.written(data, stage, flag, given)
+        except EngineError as exc:
+            return {self._told: render.error_note(plain_error(exc), locale)}
+        return {
+            self._code: _text(data),
+            **self._rules.marked(data, stage),
+            **self._checked(data, locale),
+        }
+
+    def rule_removed(self, code: str, stage: str, flag: str, request: gr.Request) -> Updates:
+        """Take the flag that is looked at off its stage."""
+        locale = _locale(request)
+        data = _parsed(code)
+        if data is None:
+            return {self._told: render.note(say("bad_json", locale))}
+        data = self._rules.without(data, stage, flag)
+        checked = self._checked(data, locale)
+        return {
+            self._code: _text(data),
+            **self._rules.filled(data, stage, flag),
+            **checked,
+        }
 
     def saved(self, code: str, token: str, request: gr.Request) -> Updates:
         """Save what is written, and serve it."""
@@ -222,9 +287,14 @@ class NPCTab:
             **self._checked(data, locale),
         }
 
-    def _filled(self, data: dict[str, Any]) -> Updates:
+    def _filled(
+        self, data: dict[str, Any], stage: str | None = None, flag: str | None = None
+    ) -> Updates:
         values = form_values(data)
-        return {self._fields[name]: gr.update(value=value) for name, value in values.items()}
+        return {
+            **{self._fields[name]: gr.update(value=value) for name, value in values.items()},
+            **self._rules.filled(data, stage, flag),
+        }
 
     def _checked(self, data: dict[str, Any], locale: str) -> Updates:
         told = self._api.npc_check(data)

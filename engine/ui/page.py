@@ -21,6 +21,7 @@ from engine.ui.knowledge_tab import KnowledgeTab
 from engine.ui.model_tab import ModelTab
 from engine.ui.npc_tab import NPCTab
 from engine.ui.scenes_tab import ScenesTab
+from engine.ui.sign_in import sign_in_button
 from engine.ui.theme import CSS, HEAD, THEME
 from engine.ui.words import I18N, label, locale_of
 
@@ -35,6 +36,7 @@ def build_page(service: EngineService, api: Api) -> gr.Blocks:
         with gr.Row(elem_id="pc-top"):
             header = gr.HTML(render.header("en"), elem_id="pc-header", padding=False)
             status = gr.HTML(elem_id="pc-status", padding=False)
+            sign_in_button()
         with gr.Tabs():
             with gr.Tab(label("tab_chat"), id="chat"):
                 chat = ChatTab(service, api, turn_limit(limit))

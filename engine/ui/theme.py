@@ -135,6 +135,10 @@ _LAYOUT = """
 #pc-scene .form > .block { padding:0;
   border:0; border-radius:0; background:none; overflow:visible !important; }
 #pc-scene > .block { padding:14px; }
+/* The file stays in sight while a long form is filled in; on a phone it stands below. */
+@media (max-width:900px) { #pc-ed-sides { flex-direction:column; } }
+@media (min-width:901px) { #pc-ed-sides > :last-child { position:sticky; top:10px; } }
+#pc-ed-told { position:sticky; top:0; z-index:4; }
 #pc-knowledge, #pc-model { max-width:1100px; margin:0 auto; }
 .pc-wide { overflow-x:auto; margin:6px 0 14px; }
 .pc-table { width:100%; border-collapse:collapse; font-size:.88rem; color:var(--pc-ink); }
