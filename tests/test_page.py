@@ -653,6 +653,37 @@ def typed(page: Any, field: str, text: str) -> None:
     box.blur()
 
 
+def gives_a_clock(page: Any) -> None:
+    """Write a rule with the pick lists: a clock for whoever has the lens and a little trust."""
+    page.click("#pc-ed-rules button.label-wrap")
+    assert page.input_value("#pc-ru-stage input") == "not_started"
+    choose(page, "pc-ru-flag", "give_item")
+    page.wait_for_function(
+        "document.querySelector('#pc-ru-text').querySelector('textarea, input').value === ''"
+    )
+    typed(page, "pc-ru-text", "Mira hands over a brass clock.")
+    shown_in_code(page, "Mira hands over a brass clock.")
+    for field, text, seen in [
+        ("value", "brass_clock", "brass_clock"),
+        ("items", "pocket_lens", "pocket_lens"),
+        ("min-trust", "0.05", '"min_trust": 0.05'),
+    ]:
+        page.fill(f"#pc-ru-{field} input", text)
+        page.press(f"#pc-ru-{field} input", "Enter")
+        page.locator(f"#pc-ru-{field} input").blur()
+        shown_in_code(page, seen)
+    page.wait_for_selector("#pc-ed-told .pc-good")
+
+
+def shown_in_code(page: Any, text: str) -> None:
+    """Wait until the NPC's file holds `text`; of a long one the editor draws what is in sight."""
+    page.wait_for_function(
+        "text => { const code = document.querySelector('#pc-ed-code .cm-content');"
+        " return (code.cmTile ?? code.cmView).view.state.doc.toString().includes(text); }",
+        arg=text,
+    )
+
+
 def test_an_npc_is_written_saved_talked_to_and_deleted(visit, tmp_path: Path):
     folder = tmp_path / "npcs"
     shutil.copytree(ROOT / "npc_configs", folder)
@@ -673,11 +704,25 @@ def test_an_npc_is_written_saved_talked_to_and_deleted(visit, tmp_path: Path):
         assert "persona.backstory" in page.inner_text("#pc-ed-told")
         typed(page, "pc-ed-persona-backstory", "Mira mends clocks and hears everything.")
         page.wait_for_selector("#pc-ed-told .pc-good")
+        gives_a_clock(page)
+        page.click("#pc-try button.label-wrap")
+        page.check("#pc-try-met input")
+        page.fill("#pc-try-say textarea, #pc-try-say input", "May I have the clock?")
+        page.click("#pc-try-send")
+        page.wait_for_selector("#pc-try-told .pc-flags")
+        assert "brass_clock" in page.inner_text("#pc-try-told")
+        assert page.locator("#pc-try-talk [data-testid=bot]").count() == 1
+        assert not (folder / "mira.json").exists()
         page.click("#pc-ed-save")
         page.wait_for_function(
             "document.querySelector('#pc-ed-told').innerText.includes('mira.json')"
         )
-        assert (folder / "mira.json").is_file()
+        rule = json.loads((folder / "mira.json").read_text("utf-8"))["stages"]["not_started"]
+        assert rule["flags"]["give_item"] == {
+            "text": "Mira hands over a brass clock.",
+            "value": "brass_clock",
+            "when": {"items": ["pocket_lens"], "min_trust": 0.05},
+        }
         page.get_by_role("tab", name="Chat").click()
         talks_to(page, "Mira")
         say(page, "Where should I look?")

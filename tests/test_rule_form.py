@@ -46,7 +46,7 @@ def test_a_condition_is_added_and_the_rest_of_the_rule_kept():
         "in_progress",
         "give_item",
         items=["photo_forgotten_party", "music_box"],
-        min_relationship="0.2",
+        min_relationship=0.2,
         game_state=["night = true", "visits = 3"],
     )
     rule = parse_npc(made, path="x").stage("in_progress").flags["give_item"]
@@ -58,7 +58,7 @@ def test_a_condition_is_added_and_the_rest_of_the_rule_kept():
 
 
 def test_a_bound_that_is_emptied_is_no_condition_any_more():
-    made = rewritten(SILVIA, "in_progress", "give_item", min_trust="", keywords=[], meanings="")
+    made = rewritten(SILVIA, "in_progress", "give_item", min_trust=None, keywords=[], meanings="")
     when = made["stages"]["in_progress"]["flags"]["give_item"]["when"]
     assert "min_trust" not in when
     assert "said" not in when

@@ -127,7 +127,8 @@ class NPCTab:
         rules, place = self._rules, [self._code, *self._rules.place]
         rules.stage.input(self.staged, place, rules.all, **quiet)
         rules.flag.input(self.flagged, place, list(rules.by_name.values()), **quiet)
-        left = [field.blur for field in rules.said if isinstance(field, gr.Textbox)]
+        # A list that takes new words tells of some of them only when it is left.
+        left = [field.blur for field in rules.said if hasattr(field, "blur")]
         gr.on(
             [*(field.input for field in rules.said), *left],
             self.rule_changed,

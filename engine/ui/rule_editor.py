@@ -28,8 +28,6 @@ from engine.ui.words import label
 
 Json = dict[str, Any]
 
-_BOUND_STEPS = [f"{step / 20:g}" for step in range(-10, 21)]
-
 
 class RuleEditor:
     """The components; to be made where they shall stand, inside a `gr.Blocks`.
@@ -67,11 +65,16 @@ class RuleEditor:
 
     def _value_and_bounds(self) -> None:
         with gr.Row(elem_classes="pc-pair"):
-            for name in ("value", "min_trust", "min_relationship"):
-                self.by_name[name] = gr.Dropdown(
-                    [] if name == "value" else ["", *_BOUND_STEPS],
+            self.by_name["value"] = gr.Dropdown(
+                [], label=label("r_value"), allow_custom_value=True, elem_id="pc-ru-value"
+            )
+            for name in ("min_trust", "min_relationship"):
+                self.by_name[name] = gr.Number(
+                    value=None,
+                    minimum=-1,
+                    maximum=1,
+                    step=0.05,
                     label=label(f"r_{name}"),
-                    allow_custom_value=True,
                     elem_id=f"pc-ru-{name.replace('_', '-')}",
                 )
 

@@ -170,20 +170,16 @@ def _rule_of(values: Mapping[str, Any]) -> Json:
 
 
 def _bound(value: Any, name: str) -> float | None:
-    text = str(value if value is not None else "").strip()
-    if not text:
+    if value is None or value == "":
         return None
-    try:
-        return round(float(text), 3)
-    except ValueError:
-        raise InvalidRequest(
-            f"{name}: must be a number from -1 to 1, or empty", field=name
-        ) from None
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise InvalidRequest(f"{name}: must be a number from -1 to 1, or empty", field=name)
+    return value
 
 
-def _bound_shown(value: Any) -> str:
+def _bound_shown(value: Any) -> float | None:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return f"{value:g}" if number else ""
+    return value if number else None
 
 
 def _inner(data: Json, *way: str) -> Json:
