@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,8 +36,13 @@ ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 120
 
 
-def start(data_dir: Path, *options: str) -> tuple[subprocess.Popen[bytes], str]:
-    """Start a process on a free port; return it and its address once the page is there."""
+def start(
+    data_dir: Path, *options: str, env: Mapping[str, str] | None = None
+) -> tuple[subprocess.Popen[bytes], str]:
+    """Start a process on a free port; return it and its address once the page is there.
+
+    `env` is added to this process's environment.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -47,6 +52,7 @@ def start(data_dir: Path, *options: str) -> tuple[subprocess.Popen[bytes], str]:
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.app_process", str(port), str(data_dir), *options],
             cwd=ROOT,
+            env={**os.environ, **(env or {})},
             stdout=out,
             stderr=subprocess.STDOUT,
         )
@@ -118,7 +124,7 @@ def wait_ready(url: str) -> None:
         time.sleep(0.2)
 
 
-def call(url: str, name: str, **arguments: Any) -> Any:
+def call(url: str, name: str, /, **arguments: Any) -> Any:
     """Call the app over plain HTTP, as a game without a client library would."""
     path = f"{url}/gradio_api/call/v2/{name}"
     event = httpx.post(path, json=arguments, timeout=30).json()["event_id"]

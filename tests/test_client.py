@@ -47,6 +47,7 @@ CALLS = {
     "/npc_file",
     "/npc_new",
     "/npc_check",
+    "/npc_try",
     "/npc_save",
     "/npc_delete",
     "/npc_backup",

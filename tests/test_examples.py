@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import itertools
+import json
 import os
 import re
 import shutil
@@ -22,7 +25,10 @@ from examples.python_game.__main__ import SCRIPT, is_command, main, obey
 from examples.python_game.game import Game, Turn, load_game, save_game
 from examples.python_game.link import Engine, Refused, Silent
 from examples.python_game.world import ROOMS, START
-from tests.app_process import ROOT, call, served
+from tests.app_process import ROOT, call, served, wait_ready
+from tests.app_process import start as start_app
+from tests.app_process import stop as stop_app
+from tests.test_client import CALLS
 
 NODE_SERVER = ROOT / "examples" / "node_server"
 NPC = "mother_abandoned_factory"
@@ -284,6 +290,146 @@ def test_the_node_servers_own_tests_pass(installed):
     done = npm(installed, "test")
     assert done.returncode == 0, done.stdout
     assert re.search(r"pass [1-9]", done.stdout), done.stdout
+
+
+@pytest.fixture(scope="module")
+def own_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Serve a copy of the NPC files, which calls may write to."""
+    folder = tmp_path_factory.mktemp("own")
+    shutil.copytree(ROOT / "npc_configs", folder / "npcs")
+    process, url = start_app(folder / "data", "--npcs", str(folder / "npcs"))
+    try:
+        wait_ready(url)
+        yield url
+    finally:
+        stop_app(process)
+
+
+def node_calls(installed: Path, url: str, calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Make calls with the JavaScript client; return the answers with the calls' names."""
+    shutil.copy(ROOT / "tests" / "every_call.mjs", installed)
+    done = subprocess.run(
+        ["node", "every_call.mjs", url],
+        cwd=installed,
+        input="\n".join(json.dumps(one) for one in calls),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+WHO = {"npc_id": NPC, "player_id": "node"}
+RULE = {"npc_id": NPC, "quest_stage": "in_progress", "flag": "give_item"}
+PROMPT = "<SYS>You are Silvia.</SYS><PLAYER>Hello.<STATE>"
+QUICK = {"gen_params": {"max_new_tokens": 3}}
+
+
+def good_calls(url: str) -> dict[str, dict[str, Any]]:
+    """Return arguments with which each public call succeeds, in an order in which it does."""
+    silvia = call(url, "npc_file", npc_id=NPC)["npc"]
+    mira = call(url, "npc_new", name="Mira")["npc"]
+    file = base64.b64encode(json.dumps(mira).encode()).decode()
+    return {
+        "/status": {},
+        "/npcs": {},
+        "/model_card": {},
+        "/ask": {**WHO, "text": "Good morning.", **QUICK},
+        "/prompt": {**WHO, "text": "Good morning."},
+        "/predict_main": {"prompt": PROMPT, "npc_id": NPC, **QUICK},
+        "/session": WHO,
+        "/scene_record": {**WHO, "name": "a morning"},
+        "/save": {"player_id": "node"},
+        "/load": {"data": call(url, "save", player_id="somebody")},
+        "/undo": WHO,
+        "/forget": WHO,
+        "/explain": {**RULE, "text": "the photograph"},
+        "/documents": {"npc_id": NPC},
+        "/threshold": RULE,
+        "/threshold_save": {**RULE, "threshold": 0.5},
+        "/threshold_try": {**RULE, "threshold": 0.6},
+        "/npc_file": {"npc_id": NPC},
+        "/npc_new": {"name": "Mira"},
+        "/npc_check": {"npc": silvia},
+        "/npc_try": {"npc": mira, "text": "Good morning.", **QUICK},
+        "/npc_save": {"npc": mira},
+        "/npc_export": {"npc_id": "mira", "form": "yarn"},
+        "/npc_delete": {"npc_id": "mira"},
+        "/npc_backup": {"npc_id": "mira"},
+        "/npc_import": {"content": file},
+        "/scenes": {"npc_id": NPC},
+        "/scenes_run": {"npc_id": NPC},
+        "/reload": {},
+    }
+
+
+def test_every_public_call_answers_the_javascript_client(installed, own_app):
+    good = good_calls(own_app)
+    assert {*good, "/ask_stream"} == CALLS
+    calls = [{"name": name, "given": given} for name, given in good.items()]
+    for one in node_calls(installed, own_app, calls):
+        assert "error" not in one["answer"], one
+
+
+BAD_CALLS = {
+    "/ask": ({**WHO, "text": ""}, "text"),
+    "/ask_stream": ({**WHO, "npc_id": "nobody", "text": "Hi."}, "npc_id"),
+    "/prompt": ({**WHO, "text": "Hi.", "context": {"trust": 9}}, "context.trust"),
+    "/predict_main": ({"prompt": "no markers", "npc_id": NPC}, None),
+    "/session": ({**WHO, "npc_id": "nobody"}, "npc_id"),
+    "/undo": ({"npc_id": NPC, "player_id": "never-was-here"}, None),
+    "/forget": ({**WHO, "npc_id": "nobody"}, "npc_id"),
+    "/save": ({"player_id": ""}, "player_id"),
+    "/load": ({"data": {"format": "other"}}, None),
+    "/explain": ({**RULE, "flag": "sing"}, "flag"),
+    "/documents": ({"npc_id": "nobody"}, "npc_id"),
+    "/threshold": ({**RULE, "quest_stage": "epilogue"}, "quest_stage"),
+    "/threshold_save": ({**RULE, "threshold": 3}, "threshold"),
+    "/threshold_try": ({**RULE, "threshold": -1}, "threshold"),
+    "/npc_file": ({"npc_id": "../../etc/passwd"}, "npc_id"),
+    "/npc_new": ({"name": " "}, "name"),
+    "/npc_check": ({"npc": {"id": "x"}}, "persona"),
+    "/npc_try": ({"npc": {"id": "x"}, "text": "Hi."}, "persona"),
+    "/npc_save": ({"npc": {"id": "../x"}}, None),
+    "/npc_delete": ({"npc_id": "nobody"}, "npc_id"),
+    "/npc_backup": ({"npc_id": "nobody"}, "npc_id"),
+    "/npc_export": ({"npc_id": NPC, "form": "word"}, "form"),
+    "/npc_import": ({"content": "!"}, "content"),
+    "/scenes": ({"npc_id": "nobody"}, "npc_id"),
+    "/scenes_run": ({"npc_id": "nobody"}, "npc_id"),
+    "/scene_record": ({"npc_id": NPC, "player_id": "never-was-here"}, "turn_id"),
+}
+
+
+def test_a_bad_call_answers_the_javascript_client_with_code_field_and_words(installed, own_app):
+    calls = [{"name": name, "given": given} for name, (given, _) in BAD_CALLS.items()]
+    for one in node_calls(installed, own_app, calls):
+        error = one["answer"]["error"]
+        assert error["code"] != "internal", one
+        assert error["message"], one
+        field = BAD_CALLS[one["name"]][1]
+        assert field in (None, error["field"]), one
+
+
+def test_the_javascript_client_hears_the_state_first_then_the_growing_line(installed, own_app):
+    asked = {**WHO, "player_id": "stream", "text": "Good morning."}
+    [one] = node_calls(
+        installed, own_app, [{"name": "/ask_stream", "given": asked, "stream": True}]
+    )
+    state, *growing, last = one["answer"]
+    assert "text" not in state
+    assert state["delta"] == last["delta"]
+    texts = [event["text"] for event in growing]
+    assert texts
+    assert all(later.startswith(text) for text, later in itertools.pairwise(texts))
+
+
+def test_eight_javascript_clients_at_once_keep_apart(installed, own_app):
+    asked = {**WHO, "player_id": "crowd", "text": "Good morning.", **QUICK}
+    [one] = node_calls(installed, own_app, [{"name": "/ask", "given": asked, "times": 8}])
+    assert [answer["meta"]["version"] for answer in one["answer"]] == [1] * 8
+    assert len({answer["meta"]["turn_id"] for answer in one["answer"]}) == 8
 
 
 @pytest.fixture
