@@ -100,6 +100,26 @@ def test_the_same_seed_gives_the_same_split(rows: list[Row]) -> None:
     assert split_rows(rows, vectors, seed=5) != split_rows(rows, vectors, seed=6)
 
 
+def test_late_rows_are_fitted_on_alone_and_leave_the_others_in_their_parts(rows: list[Row]) -> None:
+    early = [row for row in rows if row.part is None and row.npc_id not in UNSEEN][:400]
+    before = split_rows(early, vectors_of(early), seed=7)
+    tested = early[before.test[0]]
+    late = [
+        tested.model_copy(update={"part": "train", "group": None}),  # says what `test` says
+        tested.model_copy(update={"part": "train", "player_utterance": "Zinc gulls wobble oddly."}),
+        tested.model_copy(
+            update={"part": "train", "group": None, "player_utterance": "Quartz moths hum softly."}
+        ),
+    ]
+    both = [*early, *late]
+    after = split_rows(both, vectors_of(both), seed=7)
+    assert (after.valid, after.test, after.unseen) == (before.valid, before.test, before.unseen)
+    added = set(after.train) - set(before.train)
+    assert len(early) + 2 in added
+    assert len(early) not in added
+    assert (len(early) + 1 in added) == (tested.group is None)
+
+
 def test_another_npc_leaves_the_others_rows_in_their_parts(rows: list[Row]) -> None:
     smith = [row for row in rows if row.npc_id == "blacksmith_village_center"]
     hermit = [row for row in rows if row.npc_id == "forest_hermit"]

@@ -65,7 +65,8 @@ class Row(Value):
     `asks` (flags that the utterance asks for or brings about) and `act` (how it treats the NPC) are
     the writer's judgement; `flag` (flags that fire) and `delta` follow from them by rule, see
     `training.oracle`. `group` ties rows that vary one case. `attack` marks an attempt to talk a
-    reward out of the NPC.
+    reward out of the NPC. `part` "train" marks rows that came after the division was fixed: they are
+    fitted on and never measured with, so that figures of two bundles are of the same rows.
     """
 
     npc_id: Name
@@ -81,6 +82,7 @@ class Row(Value):
     act: str = "neutral"
     group: str | None = None
     attack: bool = False
+    part: Literal["train"] | None = None
 
     @field_validator("act")
     @classmethod

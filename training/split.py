@@ -25,7 +25,11 @@ UNSEEN = ("deep_sea_pilot", "mountain_innkeeper", "museum_guard", "orchard_witch
 
 @dataclass(frozen=True)
 class Split:
-    """Indices of rows. `left_out` are rows that say what somebody says to an unseen NPC."""
+    """Indices of rows.
+
+    `left_out` are rows that say what somebody says to an unseen NPC, and late ones that say what a
+    row of `test` or `valid` says.
+    """
 
     train: tuple[int, ...]
     valid: tuple[int, ...]
@@ -59,10 +63,11 @@ def split_rows(
     apart = [index for index, row in enumerate(rows) if row.npc_id in unseen]
     twins = set()
     others = [index for index, row in enumerate(rows) if row.npc_id not in unseen]
+    late = {index for index in others if rows[index].part == "train"}
     if apart and others:
         near = (vectors_BD[others] @ vectors_BD[apart].T > NEAR_TWIN).any(axis=1)
         twins = {index for index, twin in zip(others, near, strict=True) if twin}
-    members = [index for index in others if index not in twins]
+    members = [index for index in others if index not in twins | late]
     dealt: dict[str, list[int]] = {"train": [], "valid": [], "test": []}
     kinds: dict[tuple[str, bool], list[list[int]]] = defaultdict(list)
     for case in _cases(rows, vectors_BD, members):
@@ -76,6 +81,14 @@ def split_rows(
             part = "test" if share < test else "valid" if share < test + valid else "train"
             dealt[part].extend(case)
             given += len(case)
+    measured = dealt["valid"] + dealt["test"]
+    cases = {(rows[index].npc_id, rows[index].group) for index in measured if rows[index].group}
+    for index in sorted(late - twins):
+        near = (vectors_BD[measured] @ vectors_BD[index] > NEAR_TWIN).any()
+        if near or (rows[index].npc_id, rows[index].group) in cases:
+            twins.add(index)
+        else:
+            dealt["train"].append(index)
     return Split(
         train=tuple(sorted(dealt["train"])),
         valid=tuple(sorted(dealt["valid"])),
