@@ -82,10 +82,10 @@ def split_rows(
             dealt[part].extend(case)
             given += len(case)
     measured = dealt["valid"] + dealt["test"]
-    cases = {(rows[index].npc_id, rows[index].group) for index in measured if rows[index].group}
+    tied = {(rows[index].npc_id, rows[index].group) for index in measured if rows[index].group}
     for index in sorted(late - twins):
         near = (vectors_BD[measured] @ vectors_BD[index] > NEAR_TWIN).any()
-        if near or (rows[index].npc_id, rows[index].group) in cases:
+        if near or (rows[index].npc_id, rows[index].group) in tied:
             twins.add(index)
         else:
             dealt["train"].append(index)
