@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from engine.serving.caches import BatchCache
 from engine.serving.forward import POOL, CompiledForward, as_array, bits_of
@@ -191,8 +190,10 @@ class Int8Step:
             raise ValueError("weights that are quantised already cannot be packed again")
         whole_NK, scale_N = quantise_rows([module.weight for module in modules])
         width = whole_NK.shape[1]
-        padded_NK = F.pad(whole_NK, (0, self._padded(width) - width))
-        return self._loops.Matrix(padded_NK.contiguous().numpy(), scale_N.numpy())
+        # NumPy asks the system for large pages, which a product that runs through them needs.
+        padded_NK = np.zeros((len(whole_NK), self._padded(width)), np.int8)
+        padded_NK[:, :width] = whole_NK.numpy()
+        return self._loops.Matrix(padded_NK, scale_N.numpy())
 
     def _padded(self, width: int) -> int:
         lanes = self._loops.LANES
