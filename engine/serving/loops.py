@@ -232,6 +232,22 @@ def _keep(joined_BN: Array, queries: int, cache: Array, places: Places) -> None:
                 values_D[d] = _pack(_load(joined_BN[b, start + d]), keys_D[d])
 
 
+# How far ahead memory is fetched, in bytes: a processor's own guess ends at a page, and without this
+# a product of one line waits for its matrix a third of the time.
+_AHEAD = 4608
+
+
+def _fetch(builder: Any, there: Any) -> None:
+    """Bring nearer what lies `_AHEAD` of a place; it may lie behind an array's end: nothing is read."""
+    byte, lane = ir.IntType(8), ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [byte.as_pointer(), lane, lane, lane])
+    fetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    start = builder.bitcast(there, byte.as_pointer())
+    ahead = builder.gep(start, [ir.Constant(ir.IntType(64), _AHEAD)])
+    # To be read, into the second cache, as data.
+    builder.call(fetch, [ahead, *(ir.Constant(lane, value) for value in (0, 2, 1))])
+
+
 # Numbers of a head that are read at once; a head's width is a multiple of it.
 HEAD_LANES = 16
 # Query heads that share what is read of the keys and values.
@@ -259,6 +275,31 @@ def _fused(builder: Any, one: Any, other: Any, total: Any) -> Any:
     )
 
 
+def _sums(builder: Any, vectors: list[Any]) -> Any:
+    """Return a vector of the sums of as many vectors as it has lanes.
+
+    Neighbouring lanes of two vectors are added into one, until one is left: a third of the work of
+    adding up every vector by itself.
+    """
+    places = ir.VectorType(ir.IntType(32), HEAD_LANES)
+    evens, odds = (
+        ir.Constant(places, [2 * lane + at for lane in range(HEAD_LANES)]) for at in (0, 1)
+    )
+    while len(vectors) > 1:
+        pairs = zip(vectors[::2], vectors[1::2], strict=True)
+        vectors = [
+            builder.fadd(
+                builder.shuffle_vector(one, other, evens), builder.shuffle_vector(one, other, odds)
+            )
+            for one, other in pairs
+        ]
+    return vectors[0]
+
+
+def _arrays(context: Any, builder: Any, signature: Any, args: Any, which: tuple[int, ...]) -> Any:
+    return [context.make_array(signature.args[at])(context, builder, args[at]) for at in which]
+
+
 def _scores(heads: int) -> Any:
     """Return a function that writes the products of `heads` queries with every key."""
 
@@ -269,42 +310,66 @@ def _scores(heads: int) -> Any:
 
         def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             kinds = signature.args
-            query = context.make_array(kinds[0])(context, builder, args[0])
-            keys = context.make_array(kinds[1])(context, builder, args[1])
-            scores = context.make_array(kinds[3])(context, builder, args[3])
+            query, keys, scores = _arrays(context, builder, signature, args, (0, 1, 3))
             word, number = ir.IntType(64), ir.FloatType()
             floats = ir.VectorType(number, HEAD_LANES)
             width = builder.extract_value(query.shape, 1)
             row = builder.extract_value(scores.shape, 1)
-            zeros = ir.Constant(floats, [0.0] * HEAD_LANES)
+            zeros, lanes = ir.Constant(floats, [0.0] * HEAD_LANES), ir.Constant(word, HEAD_LANES)
             reduce = cgutils.get_or_insert_function(
                 builder.module,
                 ir.FunctionType(number, [number, floats]),
                 f"llvm.vector.reduce.fadd.v{HEAD_LANES}f32",
             )
-            totals = [cgutils.alloca_once(builder, floats) for _ in range(heads)]
-            chunks = builder.udiv(width, ir.Constant(word, HEAD_LANES))
-            with cgutils.for_range(builder, args[2]) as token:
-                key = builder.gep(keys.data, [builder.mul(token.index, width)])
-                for total in totals:
-                    builder.store(zeros, total)
-                with cgutils.for_range(builder, chunks) as chunk:
-                    at = builder.mul(chunk.index, ir.Constant(word, HEAD_LANES))
-                    held = _floats(builder, key, at, kinds[1])
-                    for head, total in enumerate(totals):
-                        there = builder.add(builder.mul(width, ir.Constant(word, head)), at)
+            totals = [
+                [cgutils.alloca_once(builder, floats) for _ in range(HEAD_LANES)]
+                for _ in range(heads)
+            ]
+
+            def multiply(token: Any, at: int) -> None:
+                """Put each query's products with a token's key, by lane, into its total `at`."""
+                key = builder.gep(keys.data, [builder.mul(token, width)])
+                for own in totals:
+                    builder.store(zeros, own[at])
+                with cgutils.for_range(builder, builder.udiv(width, lanes)) as chunk:
+                    place = builder.mul(chunk.index, lanes)
+                    _fetch(builder, builder.gep(key, [place]))
+                    held = _floats(builder, key, place, kinds[1])
+                    for head, own in enumerate(totals):
+                        there = builder.add(builder.mul(width, ir.Constant(word, head)), place)
                         asked = _floats(builder, query.data, there, kinds[0])
-                        builder.store(_fused(builder, asked, held, builder.load(total)), total)
-                for head, total in enumerate(totals):
-                    there = builder.add(builder.mul(row, ir.Constant(word, head)), token.index)
-                    given = [ir.Constant(number, 0.0), builder.load(total)]
+                        builder.store(_fused(builder, asked, held, builder.load(own[at])), own[at])
+
+            def place_of(head: int, token: Any) -> Any:
+                there = builder.add(builder.mul(row, ir.Constant(word, head)), token)
+                return builder.gep(scores.data, [there])
+
+            whole = builder.udiv(args[2], lanes)
+            with cgutils.for_range(builder, whole) as block:
+                first = builder.mul(block.index, lanes)
+                for at in range(HEAD_LANES):
+                    multiply(builder.add(first, ir.Constant(word, at)), at)
+                for head, own in enumerate(totals):
+                    found = _sums(builder, [builder.load(total) for total in own])
+                    place = builder.bitcast(place_of(head, first), floats.as_pointer())
+                    builder.store(found, place, align=4)
+            done = builder.mul(whole, lanes)
+            with cgutils.for_range(builder, builder.sub(args[2], done)) as rest:
+                token = builder.add(done, rest.index)
+                multiply(token, 0)
+                for head, own in enumerate(totals):
+                    given = [ir.Constant(number, 0.0), builder.load(own[0])]
                     value = builder.call(reduce, given, fastmath=("fast",))
-                    builder.store(value, builder.gep(scores.data, [there]))
+                    builder.store(value, place_of(head, token))
             return context.get_dummy_value()
 
         return types.void(query_GD, keys_TD, types.int64, scores_GT), build
 
     return products
+
+
+# Parts of a head's width that are summed at once: more sums under way hide each one's wait.
+_CHUNKS = 4
 
 
 def _mixture(heads: int) -> Any:
@@ -317,9 +382,7 @@ def _mixture(heads: int) -> Any:
 
         def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             kinds = signature.args
-            shares = context.make_array(kinds[0])(context, builder, args[0])
-            values = context.make_array(kinds[1])(context, builder, args[1])
-            out = context.make_array(kinds[3])(context, builder, args[3])
+            shares, values, out = _arrays(context, builder, signature, args, (0, 1, 3))
             word, number = ir.IntType(64), ir.FloatType()
             floats = ir.VectorType(number, HEAD_LANES)
             first = ir.Constant(ir.IntType(32), 0)
@@ -327,25 +390,52 @@ def _mixture(heads: int) -> Any:
             width = builder.extract_value(out.shape, 1)
             row = builder.extract_value(shares.shape, 1)
             zeros = ir.Constant(floats, [0.0] * HEAD_LANES)
-            totals = [cgutils.alloca_once(builder, floats) for _ in range(heads)]
-            chunks = builder.udiv(width, ir.Constant(word, HEAD_LANES))
-            with cgutils.for_range(builder, chunks) as chunk:
-                at = builder.mul(chunk.index, ir.Constant(word, HEAD_LANES))
-                for total in totals:
-                    builder.store(zeros, total)
+            totals = [
+                [cgutils.alloca_once(builder, floats) for _ in range(_CHUNKS)] for _ in range(heads)
+            ]
+
+            def mix(start: Any, chunks: int) -> None:
+                """Sum `chunks` parts of the values from the number `start` on."""
+                places = [
+                    builder.add(start, ir.Constant(word, at * HEAD_LANES)) for at in range(chunks)
+                ]
+                for own in totals:
+                    for total in own[:chunks]:
+                        builder.store(zeros, total)
                 with cgutils.for_range(builder, args[2]) as token:
-                    there = builder.add(builder.mul(token.index, width), at)
-                    held = _floats(builder, values.data, there, kinds[1])
-                    for head, total in enumerate(totals):
+                    there = builder.mul(token.index, width)
+                    for place in places[::2]:  # two parts of bfloat16 lie in one line of memory
+                        _fetch(builder, builder.gep(values.data, [builder.add(there, place)]))
+                    held = [
+                        _floats(builder, values.data, builder.add(there, place), kinds[1])
+                        for place in places
+                    ]
+                    for head, own in enumerate(totals):
                         where = builder.add(builder.mul(row, ir.Constant(word, head)), token.index)
                         share = builder.load(builder.gep(shares.data, [where]))
                         share = builder.insert_element(zeros, share, first)
                         share = builder.shuffle_vector(share, zeros, everywhere)
-                        builder.store(_fused(builder, share, held, builder.load(total)), total)
-                for head, total in enumerate(totals):
-                    there = builder.add(builder.mul(width, ir.Constant(word, head)), at)
-                    place = builder.bitcast(builder.gep(out.data, [there]), floats.as_pointer())
-                    builder.store(builder.load(total), place, align=4)
+                        for part, total in zip(held, own, strict=False):
+                            builder.store(_fused(builder, share, part, builder.load(total)), total)
+                for head, own in enumerate(totals):
+                    for place, total in zip(places, own, strict=False):
+                        there = builder.add(builder.mul(width, ir.Constant(word, head)), place)
+                        target = builder.bitcast(
+                            builder.gep(out.data, [there]), floats.as_pointer()
+                        )
+                        builder.store(builder.load(total), target, align=4)
+
+            together = ir.Constant(word, _CHUNKS * HEAD_LANES)
+            whole = builder.udiv(width, together)
+            with cgutils.for_range(builder, whole) as block:
+                mix(builder.mul(block.index, together), _CHUNKS)
+            done = builder.mul(whole, together)
+            left = builder.udiv(builder.sub(width, done), ir.Constant(word, HEAD_LANES))
+            with cgutils.for_range(builder, left) as rest:
+                mix(
+                    builder.add(done, builder.mul(rest.index, ir.Constant(word, HEAD_LANES))),
+                    1,
+                )
             return context.get_dummy_value()
 
         return types.void(shares_GT, values_TD, types.int64, out_GD), build
@@ -511,20 +601,6 @@ def _add_pairs(builder: Any, one: Any, other: Any, total: Any) -> Any:
     return builder.add(builder.add(even, odd), total)
 
 
-# How far ahead of a product its matrix is fetched, in bytes: a processor's own guess ends at a page,
-# and without this a product of one line waits for memory a third of its time.
-_AHEAD = 4608
-
-
-def _fetch(builder: Any, there: Any) -> None:
-    """Bring a line of memory nearer, which may lie behind the matrix's end: nothing is read."""
-    lane = ir.IntType(32)
-    kind = ir.FunctionType(ir.VoidType(), [there.type, lane, lane, lane])
-    fetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-    # To be read, into the second cache, as data.
-    builder.call(fetch, [there, *(ir.Constant(lane, value) for value in (0, 2, 1))])
-
-
 def _tile(rows: int, lines: int) -> Any:
     """Return a function that writes the products of `rows` matrix rows with `lines` vectors.
 
@@ -563,7 +639,7 @@ def _tile(rows: int, lines: int) -> Any:
             with cgutils.for_range(builder, builder.udiv(width, ir.Constant(word, _CHUNK))) as loop:
                 at = builder.mul(loop.index, ir.Constant(word, _CHUNK))
                 for row in w_rows:
-                    _fetch(builder, builder.gep(row, [builder.add(at, ir.Constant(word, _AHEAD))]))
+                    _fetch(builder, builder.gep(row, [at]))
                 taken = [builder.sext(take(row, at, 8), short) for row in w_rows]
                 for j, line in enumerate(x_rows):
                     given = take(line, at, 16)
