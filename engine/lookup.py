@@ -1,15 +1,18 @@
 """What a designer asks of an NPC's documents: what a flag means here, what there is, what is missing.
 
-Reads only; NPC files are what is mended. Knows nothing of models, sessions or the page.
+Values in, values out: nothing is read from disk or written. Knows nothing of models, sessions or the
+page.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 from engine.errors import InvalidRequest
 from engine.knowledge import Knowledge, documents_of
-from engine.npc import NPC
+from engine.npc import NPC, parse_npc
 from engine.schema import ANY_STAGE, FLAGS
 
 Json = dict[str, Any]
@@ -109,3 +112,39 @@ def gaps(npc: NPC) -> list[Json]:
     if not npc.lore:
         gap("no_lore", ANY_STAGE, "lore", "there is no lore")
     return found
+
+
+def mended(data: Mapping[str, Any], field: str, text: str) -> Json:
+    """Return an NPC file in which one of its gaps holds `text`; see `gaps` for the fields.
+
+    A flag that was explained nowhere gets a rule without conditions, lore its first fact.
+
+    Raises:
+        InvalidRequest: there is no such gap.
+    """
+    npc = parse_npc(data, path="NPC")
+    gap = next((one for one in gaps(npc) if one["field"] == field), None)
+    if gap is None:
+        raise InvalidRequest(f"field: {field!r} is none of this NPC's gaps", field="field")
+    made: Json = deepcopy(dict(data))
+    *way, last = field.split(".")
+    if gap["kind"] == "no_value" and last not in _at(made, way):
+        # The rule in force may be the one behind all stages.
+        way[1] = way[1] if _at(made, way[:-1]).get(way[-1]) else ANY_STAGE
+    place = made
+    for key in way:
+        place = place.setdefault(key, {})
+    if gap["kind"] == "no_flag":
+        # A change of stage must name one: the last, for want of a better guess.
+        leads = {"value": npc.quest_stages[-1]} if last == "quest_stage_change" else {}
+        place[last] = {"text": text, **leads}
+    else:
+        place[last] = [text] if gap["kind"] == "no_lore" else text
+    return made
+
+
+def _at(data: Mapping[str, Any], way: Sequence[str]) -> Json:
+    found: Any = data
+    for key in way:
+        found = found.get(key, {}) if isinstance(found, Mapping) else {}
+    return found if isinstance(found, dict) else {}

@@ -60,6 +60,14 @@ def take(browser: Any, url: str, out: Path, name: str, **options: Any) -> None:
     if name in TABS:
         page.get_by_role("tab", name=EN[f"tab_{name}"]).click()
         page.wait_for_timeout(1500)
+        if name == "npcs":
+            page.click("#pc-ed-rules button.label-wrap")
+            page.locator("#pc-ru-stage").scroll_into_view_if_needed()
+            page.wait_for_timeout(800)
+        if name == "scenes":
+            page.click("#pc-sc-run")
+            page.wait_for_selector("#pc-sc-told tbody tr")
+            page.wait_for_timeout(500)
     page.screenshot(path=out / f"{name}.png", full_page=name == "phone")
     context.close()
 

@@ -49,6 +49,7 @@ CALLS = {
     "/npc_check",
     "/npc_try",
     "/npc_save",
+    "/npc_mend",
     "/npc_delete",
     "/npc_backup",
     "/npc_export",

@@ -85,3 +85,23 @@ def test_the_card_that_serves_can_be_read(lab: Workshop) -> None:
     drawn = tables.figures_view({**card, "metrics": {"test": figures}}, "en")
     assert "0.50" in drawn
     assert "–" in drawn
+
+
+def test_each_gap_of_a_file_can_be_filled(lab: Workshop) -> None:
+    api = Api(lab.service()).calls()
+    npc = api["npc_new"]("Mira")["npc"]
+    del npc["stages"]["not_started"]["description"]
+    del npc["stages"]["not_started"]["flags"]["give_hint"]["value"]
+    npc["stages"]["any"]["flags"] = {"npc_action": {"text": "Mira winds a clock."}}
+    api["npc_save"](npc)
+    found = {one["field"] for one in api["documents"](npc["id"])["gaps"]}
+    assert {"lore", "stages.not_started.description", "stages.any.flags.give_item"} <= found
+    while gaps := api["documents"](npc["id"])["gaps"]:
+        told = api["npc_mend"](npc["id"], gaps[0]["field"], "every_hour")
+        assert told.get("saved"), (gaps[0], told)
+    stages = api["npc_file"](npc["id"])["npc"]["stages"]
+    assert stages["not_started"]["description"] == "every_hour"
+    assert stages["not_started"]["flags"]["give_hint"]["value"] == "every_hour"
+    action = {"text": "Mira winds a clock.", "value": "every_hour"}
+    assert stages["any"]["flags"]["npc_action"] == action
+    assert api["npc_mend"](npc["id"], "lore", "More.")["error"]["field"] == "field"

@@ -20,6 +20,7 @@ OWNERS_CALLS: dict[str, tuple[Any, ...]] = {
     "reload": (),
     "npc_save": ({"id": "x"},),
     "npc_delete": (KEEPER,),
+    "npc_mend": (KEEPER, "lore", "The lamp is out."),
     "scenes_run": (),
     "scene_record": ("p1", KEEPER),
     "threshold_try": (KEEPER, "closed", "give_item", 0.5),

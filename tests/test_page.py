@@ -727,7 +727,38 @@ def test_an_npc_is_written_saved_talked_to_and_deleted(visit, tmp_path: Path):
         talks_to(page, "Mira")
         say(page, "Where should I look?")
         assert len(bubbles(page)) == 2
+        choose(page, "pc-preset", "not_started · give_item")
+        page.wait_for_selector("#pc-will-send li")
+        say(page, "May I have the clock?")
+        page.wait_for_function(
+            "document.querySelector('#pc-inspector').innerText.includes('brass_clock')"
+        )
+        settled(page)
+        assert "give_item" in page.locator(".pc-fired code").all_inner_texts()
+        page.click("#pc-undo")
+        page.wait_for_function(
+            "document.querySelectorAll('#pc-talk [data-testid=user]').length === 1"
+        )
+        page.get_by_role("tab", name=EN["tab_knowledge"]).click()
+        choose(page, "pc-kn-gap", "lore")
+        typed(page, "pc-kn-text", "Every clock in town was mended by Mira.")
+        page.click("#pc-kn-mend")
+        page.wait_for_selector("#pc-kn-told .pc-good")
+        page.wait_for_function(
+            "document.querySelector('#pc-kn-documents').innerText.includes('Every clock')"
+        )
         page.get_by_role("tab", name="NPCs").click()
+        choose(page, "pc-ed-form", "Character Card V2")
+        card = _downloaded(page, "#pc-ed-export", tmp_path / "mira.card.json")
+        assert json.loads(card)["data"]["name"] == "Mira"
+        with page.expect_file_chooser() as chooser:
+            page.click("#pc-ed-import")
+        chooser.value.set_files(tmp_path / "mira.card.json")
+        page.wait_for_function(
+            f"document.querySelector('#pc-ed-told').innerText.includes('{EN['imported']}')"
+        )
+        choose(page, "pc-ed-pick", "mira")
+        shown_in_code(page, "Every clock in town")
         page.click("#pc-ed-delete")
         page.wait_for_selector("#pc-ed-told .pc-bad")
         assert (folder / "mira.json").is_file()

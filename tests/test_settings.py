@@ -61,6 +61,7 @@ def test_environment_sets_every_field(monkeypatch: pytest.MonkeyPatch) -> None:
         "prefix_cache_mb": "64",
         "decode_weights": "int8",
         "admin_token": "owner",
+        "owners": "ada, bob",
         "cpu_threads": "2",
     }
     assert set(values) == set(Settings.model_fields), "a setting is new; add it here"

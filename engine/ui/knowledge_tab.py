@@ -15,7 +15,7 @@ from engine.ui import render, tables
 from engine.ui.chat import ChatTab
 from engine.ui.desk import View, error_of
 from engine.ui.fields import Updates
-from engine.ui.words import label, locale_of
+from engine.ui.words import label, locale_of, say
 
 
 class KnowledgeTab:
@@ -43,6 +43,16 @@ class KnowledgeTab:
             self._ask = gr.Button(label("explain"), variant="primary", elem_id="pc-kn-ask")
             self._found = gr.HTML(elem_id="pc-kn-found", padding=False)
             self._gaps = gr.HTML(elem_id="pc-kn-gaps", padding=False)
+            with gr.Row(elem_classes="pc-pair", visible=False) as self._mending:
+                self._gap = gr.Dropdown([], label=label("gap"), elem_id="pc-kn-gap")
+                self._text = gr.Textbox(
+                    label=label("mend_with"), max_lines=6, max_length=4000, elem_id="pc-kn-text"
+                )
+                self._token = gr.Textbox(
+                    label=label("owner_token"), type="password", max_lines=1, elem_id="pc-kn-token"
+                )
+                self._mend = gr.Button(label("mend"), elem_id="pc-kn-mend")
+            self._told = gr.HTML(elem_id="pc-kn-told", padding=False)
             self._documents = gr.HTML(elem_id="pc-kn-documents", padding=False)
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         asked = [self._stage, self._flag, self._said, chat.view]
@@ -51,6 +61,13 @@ class KnowledgeTab:
             self.asked,
             asked,
             [self._found],
+            **quiet,
+        )
+        self._mend.click(
+            self.mended,
+            [self._gap, self._text, self._token, chat.view],
+            [*self.outputs, self._text, self._told],
+            trigger_mode="once",
             **quiet,
         )
 
@@ -62,7 +79,8 @@ class KnowledgeTab:
     @property
     def outputs(self) -> list[Any]:
         """The components that `drawn` speaks of."""
-        return [self._who, self._stage, self._gaps, self._documents, self._found]
+        gaps = [self._gaps, self._mending, self._gap]
+        return [self._who, self._stage, *gaps, self._documents, self._found]
 
     def drawn(self, view: View, request: gr.Request) -> Updates:
         """Show the documents of the Chat tab's NPC."""
@@ -78,9 +96,31 @@ class KnowledgeTab:
             self._who: f"<h2>{render.esc(npc.persona.name)}</h2>",
             self._stage: gr.update(choices=stages, value=stage if stage in stages else stages[0]),
             self._gaps: tables.gaps_view(told["gaps"], locale),
+            **self._to_mend(told["gaps"]),
             self._documents: tables.documents_view(told["documents"], locale),
             self._found: "",
         }
+
+    def _to_mend(self, gaps: list[dict[str, str]]) -> Updates:
+        fields = [one["field"] for one in gaps]
+        return {
+            self._mending: gr.update(visible=bool(fields)),
+            self._gap: gr.update(choices=fields, value=next(iter(fields), None)),
+        }
+
+    def mended(
+        self, field: str | None, text: str, token: str, view: View, request: gr.Request
+    ) -> Updates:
+        """Fill a gap, save the file and serve it."""
+        locale = locale_of(request.headers.get("accept-language"))
+        told = self._api.npcs_written.npc_mend(
+            view.npc_id, field or "", text, view.language or None, token
+        )
+        error = error_of(told)
+        if error:
+            return {self._told: render.error_note(error, locale)}
+        note = render.note(f"{say('saved', locale)} {told['saved']}", "good")
+        return {**self.drawn(view, request), self._text: "", self._told: note}
 
     def asked(self, stage: str, flag: str, said: str, view: View, request: gr.Request) -> str:
         """Draw what a flag means at a stage."""
