@@ -195,23 +195,30 @@ def add_and_norm(
 
 @_loop
 def _turn(x_D: Array, cos_D: Array, sin_D: Array, out_D: Array) -> None:
-    """Rotate a head; the sine's first half is negated. `out_D` may be `x_D`."""
+    """Rotate a head; the sine's first half is negated. `out_D` is another array, to be vectorised."""
     half = x_D.shape[0] // 2
+    lows, highs = x_D[:half], x_D[half:]
+    out_lows, out_highs = out_D[:half], out_D[half:]
     for d in range(half):
-        low, high = _load(x_D[d]), _load(x_D[d + half])
-        out_D[d] = _pack(low * cos_D[d] + high * sin_D[d], out_D[d])
-        out_D[d + half] = _pack(high * cos_D[d + half] + low * sin_D[d + half], out_D[d + half])
+        out_lows[d] = _pack(_load(lows[d]) * cos_D[d] + _load(highs[d]) * sin_D[d], out_lows[d])
+    cos_highs, sin_highs = cos_D[half:], sin_D[half:]
+    for d in range(half):
+        out_highs[d] = _pack(
+            _load(highs[d]) * cos_highs[d] + _load(lows[d]) * sin_highs[d], out_highs[d]
+        )
 
 
 @_loop
 def rotate(joined_NJ: Array, positions_N: Array, cos_TD: Array, sin_TD: Array, heads: int) -> None:
     """Rotate the first `heads` heads of each row in place."""
     width = cos_TD.shape[1]
+    turned_D = np.empty(width, joined_NJ.dtype)
     for n in range(joined_NJ.shape[0]):
         cos_D, sin_D = cos_TD[positions_N[n]], sin_TD[positions_N[n]]
         for head in range(heads):
             head_D = joined_NJ[n, head * width : (head + 1) * width]
-            _turn(head_D, cos_D, sin_D, head_D)
+            _turn(head_D, cos_D, sin_D, turned_D)
+            head_D[:] = turned_D
 
 
 @_loop
@@ -541,9 +548,12 @@ def attend(
 @_loop
 def _gate_some(gate_up_J: Array, first: int, last: int, out_I: Array) -> None:
     inner = out_I.shape[0]
-    for n in range(first, last):
-        gate, up = _load(gate_up_J[n]), _load(gate_up_J[inner + n])
-        out_I[n] = _pack(gate / (np.float32(1) + _exp(-gate)) * up, out_I[n])
+    # Cut out first: an index that might count from the end keeps a loop from being vectorised.
+    gates, ups = gate_up_J[first:last], gate_up_J[inner + first : inner + last]
+    outs = out_I[first:last]
+    for n in range(outs.shape[0]):
+        gate, up = _load(gates[n]), _load(ups[n])
+        outs[n] = _pack(gate / (np.float32(1) + _exp(-gate)) * up, outs[n])
 
 
 @_parallel
