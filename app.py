@@ -23,6 +23,7 @@ import threading
 
 from engine.api import Api
 from engine.errors import EngineError, InvalidRequest
+from engine.memory import settle_allocator
 from engine.service import EngineService
 from engine.settings import load_settings
 
@@ -76,6 +77,7 @@ def serve(service: EngineService, host: str, port: int) -> None:
 
 def main() -> int:
     """Start everything; return the exit code."""
+    settle_allocator()
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )

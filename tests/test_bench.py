@@ -38,6 +38,7 @@ from tests.bench.ours import Ours, make_endless, make_ours
 from tests.bench.plot import draw
 from tests.bench.report import render
 from tests.bench.run import Options, parse_forms, run_cells, warn_of_load
+from tests.bench.slope import slope_mb
 from tests.bench.workload import Lengths, Workload, check_lengths, make_workload
 from tests.fakes import tiny_language_model, tiny_tokenizer
 
@@ -570,3 +571,9 @@ def test_the_figures_can_be_drawn(tmp_path, workload):
 def test_a_picture_that_cannot_be_drawn_is_told_at_once(monkeypatch):
     monkeypatch.setattr(command, "have_matplotlib", lambda: False)
     assert command.main(["--plot", "x.png"]) == 1
+
+
+def test_the_slope_is_that_of_the_second_half() -> None:
+    grown = [(100 * at, (500 if at <= 10 else 500 + (at - 10)) * 2**20) for at in range(1, 21)]
+    assert slope_mb(grown) == pytest.approx(10.0, abs=0.01)
+    assert slope_mb([(100, 5)]) == 0.0

@@ -90,11 +90,6 @@ class PromptCache:
         if session:
             self._keep(("own", shared, session), _Entry(rest, stored))
 
-    def clear(self) -> None:
-        """Drop everything."""
-        self._entries.clear()
-        self.bytes = 0
-
     def _use(self, key: tuple[object, ...]) -> _Entry | None:
         entry = self._entries.get(key)
         if entry is not None:

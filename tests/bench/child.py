@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from engine.memory import settle_allocator
 from tests.bench.cells import Cell, run_cell
 from tests.bench.workload import Workload
 
@@ -48,6 +49,7 @@ def run_in_child(cell: Cell, workload: Workload) -> dict[str, Any]:
 
 def main(arguments: list[str]) -> int:
     """Run the cell that the files describe."""
+    settle_allocator()  # as the app does
     asked, prompts, out = map(Path, arguments)
     cell = Cell.from_json(json.loads(asked.read_text()))
     workload = Workload.from_json(json.loads(prompts.read_text()))
