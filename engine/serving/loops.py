@@ -674,7 +674,7 @@ def _tile(rows: int, lines: int) -> Any:
 
 
 _ROWS, _LINES = 4, 4
-_tile_1_1, _tile_1_2, _tile_1_3, _tile_1_4 = (_tile(1, lines) for lines in (1, 2, 3, _LINES))
+_tile_1_1 = _tile(1, 1)
 _tile_4_1, _tile_4_2, _tile_4_3, _tile_4_4 = (_tile(_ROWS, lines) for lines in (1, 2, 3, _LINES))
 # Rows that all lines are multiplied by before the next: so many stay in the first cache.
 _BLOCK = 32
@@ -743,16 +743,10 @@ def _multiply(
                 else:
                     _tile_4_1(w_NK, n, x_BK, b, sums)
                 _scale(sums, _ROWS, lines, scale_N, n, x_scale_B, b, out_BN)
-            for n in range(fours, end):
-                if lines == 4:
-                    _tile_1_4(w_NK, n, x_BK, b, sums)
-                elif lines == 3:
-                    _tile_1_3(w_NK, n, x_BK, b, sums)
-                elif lines == 2:
-                    _tile_1_2(w_NK, n, x_BK, b, sums)
-                else:
-                    _tile_1_1(w_NK, n, x_BK, b, sums)
-                _scale(sums, 1, lines, scale_N, n, x_scale_B, b, out_BN)
+            for n in range(fours, end):  # three rows at most, at a part's end
+                for line in range(b, b + lines):
+                    _tile_1_1(w_NK, n, x_BK, line, sums)
+                    _scale(sums, 1, 1, scale_N, n, x_scale_B, line, out_BN)
 
 
 @_loop
