@@ -1,6 +1,7 @@
 """A decoder's weights as the lean forward multiplies by them: projections of one input are one matrix.
 
-Takes the library's modules and holds no weight twice; knows nothing of caches or turns.
+Takes the library's modules; no plain matrix is held twice, but on a CPU in bfloat16 a copy of each lies
+beside it as the matrix units read it. Knows nothing of caches or turns.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from torch import nn
 from torch.nn import functional as F
 
 Multiply = Callable[[torch.Tensor], torch.Tensor]
+
+# Rows of a product that a packed matrix's layout is chosen for: a slice of a prompt.
+_USUAL_ROWS = 128
 
 
 @dataclass(frozen=True)
@@ -122,10 +126,6 @@ def packed_product(weight_NK: torch.Tensor, bias_N: torch.Tensor | None) -> Mult
     if not torch.allclose(found, F.linear(probe, weight_NK, bias_N), rtol=0.02, atol=0.02):
         return None
     return lambda rows: multiply(rows, packed, bias_N, "none", [], "")
-
-
-# Rows of a product that the layout is chosen for: a slice of a prompt.
-_USUAL_ROWS = 128
 
 
 def _held(module: nn.Module) -> int:
