@@ -6,7 +6,7 @@ page.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -127,24 +127,18 @@ def mended(data: Mapping[str, Any], field: str, text: str) -> Json:
     if gap is None:
         raise InvalidRequest(f"field: {field!r} is none of this NPC's gaps", field="field")
     made: Json = deepcopy(dict(data))
-    *way, last = field.split(".")
-    if gap["kind"] == "no_value" and last not in _at(made, way):
-        # The rule in force may be the one behind all stages.
-        way[1] = way[1] if _at(made, way[:-1]).get(way[-1]) else ANY_STAGE
-    place = made
-    for key in way:
-        place = place.setdefault(key, {})
-    if gap["kind"] == "no_flag":
-        # A change of stage must name one: the last, for want of a better guess.
-        leads = {"value": npc.quest_stages[-1]} if last == "quest_stage_change" else {}
-        place[last] = {"text": text, **leads}
+    stages, stage = made["stages"], gap["quest_stage"]
+    # Flags have no dots in them, stages may.
+    flag = field.removesuffix(".value").rpartition(".")[2]
+    if gap["kind"] == "no_lore":
+        made["lore"] = [text]
+    elif gap["kind"] == "no_description":
+        stages[stage]["description"] = text
+    elif gap["kind"] == "no_value":
+        stages[npc.rule_stage(stage, flag)]["flags"][flag]["value"] = text
     else:
-        place[last] = [text] if gap["kind"] == "no_lore" else text
+        # A change of stage must name one: the last, for want of a better guess.
+        leads = {"value": npc.quest_stages[-1]} if flag == "quest_stage_change" else {}
+        rules = stages.setdefault(ANY_STAGE, {}).setdefault("flags", {})
+        rules[flag] = {"text": text, **leads}
     return made
-
-
-def _at(data: Mapping[str, Any], way: Sequence[str]) -> Json:
-    found: Any = data
-    for key in way:
-        found = found.get(key, {}) if isinstance(found, Mapping) else {}
-    return found if isinstance(found, dict) else {}

@@ -259,10 +259,14 @@ class NPC(Value):
         rules, wanted = self.stage(stage).flags, set(flags)
         return {flag: rules[flag].text for flag in FLAGS if flag in wanted and flag in rules}
 
-    def rule_key(self, stage: str, flag: str) -> str:
-        """Return "stage:flag" of the rule in force at `stage`; "any" where the rule is from there."""
+    def rule_stage(self, stage: str, flag: str) -> str:
+        """Return the stage that holds the rule in force at `stage`: that one, or "any"."""
         own = self.stages.get(stage)
-        return f"{stage if own and flag in own.flags else ANY_STAGE}:{flag}"
+        return stage if own and flag in own.flags else ANY_STAGE
+
+    def rule_key(self, stage: str, flag: str) -> str:
+        """Return "stage:flag" of the rule in force at `stage`."""
+        return f"{self.rule_stage(stage, flag)}:{flag}"
 
 
 def _known_flags(flags: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 
 from engine.authoring import NPCFolder
 from engine.errors import InvalidRequest
-from engine.npc import ANY_STAGE, NPC, NPCRegistry, parse_npc
+from engine.npc import NPC, NPCRegistry, parse_npc
 from engine.owner import Owner
 from engine.scenes import read_scenes, run_scenes
 from engine.scenes.report import as_json
@@ -156,8 +156,7 @@ class ThresholdCalls:
     def _with_threshold(self, npc: NPC, stage: str, flag: str, value: float | None) -> Json:
         """Return the NPC's file with the rule that is in force at `stage` changed."""
         data = NPCFolder(self._service.settings.npc_dir).read(npc.id, npc.language)
-        place = stage if npc.rule_key(stage, flag).startswith(f"{stage}:") else ANY_STAGE
-        rule = data["stages"][place]["flags"][flag]
+        rule = data["stages"][npc.rule_stage(stage, flag)]["flags"][flag]
         rule.pop("threshold", None)
         if value is not None:
             rule["threshold"] = value
