@@ -21,7 +21,7 @@ from engine.service import EngineService
 from engine.ui import journey, render, scene
 from engine.ui.calls import TURNS
 from engine.ui.desk import Desk, View, error_of, message, new_player, plain_error
-from engine.ui.fields import SceneFields, Updates
+from engine.ui.fields import SceneFields, Updates, talk_box
 from engine.ui.prompt_view import PromptView
 from engine.ui.session_files import SessionFiles, session_data
 from engine.ui.words import label, locale_of, say
@@ -88,18 +88,7 @@ class ChatTab:
         self._files = SessionFiles(self.desk)
 
     def _build_chat(self) -> None:
-        self._chat = gr.Chatbot(
-            label=label("conversation"),
-            elem_id="pc-talk",
-            show_label=False,
-            height=440,
-            render_markdown=False,
-            latex_delimiters=[],
-            group_consecutive_messages=False,
-            feedback_options=None,
-            buttons=[],
-            layout="bubble",
-        )
+        self._chat = talk_box("pc-talk", height=440)
         with gr.Row(elem_id="pc-input", equal_height=True):
             self.box = gr.Textbox(
                 label=label("say"),

@@ -17,6 +17,22 @@ from engine.ui.words import label
 Updates = dict[Any, Any]
 
 
+def talk_box(elem_id: str, *, height: int) -> gr.Chatbot:
+    """Make a talk's bubbles, in which text stays text; to be called inside a `gr.Blocks`."""
+    return gr.Chatbot(
+        label=label("conversation"),
+        elem_id=elem_id,
+        show_label=False,
+        height=height,
+        render_markdown=False,
+        latex_delimiters=[],
+        group_consecutive_messages=False,
+        feedback_options=None,
+        buttons=[],
+        layout="bubble",
+    )
+
+
 class SceneFields:
     """The fields of the Scene panel; to be made where they shall stand, inside a `gr.Blocks`."""
 

@@ -5,6 +5,7 @@ Places that the form has no field for are left as they stand.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -56,6 +57,15 @@ FIELDS: dict[str, Field] = {
         ("lore", "lore", "f_lore", "list"),
     )
 }
+
+
+def parsed(code: str) -> Json | None:
+    """Return the file that the JSON says; None where it is no JSON, or no object."""
+    try:
+        data = json.loads(code)
+    except (ValueError, RecursionError):
+        return None
+    return data if isinstance(data, dict) else None
 
 
 def form_values(data: Mapping[str, Any]) -> Json:

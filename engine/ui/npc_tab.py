@@ -16,7 +16,7 @@ from engine.ui import render, tables
 from engine.ui.chat import ChatTab
 from engine.ui.desk import View, error_of, plain_error
 from engine.ui.fields import Updates
-from engine.ui.npc_form import FIELDS, form_values, with_form
+from engine.ui.npc_form import FIELDS, form_values, parsed, with_form
 from engine.ui.rehearsal import Rehearsal
 from engine.ui.rule_editor import RuleEditor
 from engine.ui.session_files import DOWNLOAD, file_of
@@ -184,7 +184,7 @@ class NPCTab:
     def form_changed(self, request: gr.Request, code: str, *given: Any) -> Updates:
         """Write the form into the JSON."""
         locale = _locale(request)
-        data = _parsed(code)
+        data = parsed(code)
         if data is None:
             return {self._told: render.note(say("bad_json", locale))}
         data = with_form(data, dict(zip(FIELDS, given, strict=True)))
@@ -193,25 +193,25 @@ class NPCTab:
     def code_changed(self, code: str, stage: str, flag: str, request: gr.Request) -> Updates:
         """Show in the form what the JSON says."""
         locale = _locale(request)
-        data = _parsed(code)
+        data = parsed(code)
         if data is None:
             return {self._told: render.note(say("bad_json", locale))}
         return {**self._filled(data, stage, flag), **self._checked(data, locale)}
 
     def staged(self, code: str, stage: str, flag: str) -> Updates:
         """Show another stage; one that is not there yet begins empty."""
-        return self._rules.stage_filled(_parsed(code) or {}, stage, flag)
+        return self._rules.stage_filled(parsed(code) or {}, stage, flag)
 
     def flagged(self, code: str, stage: str, flag: str) -> Updates:
         """Show another flag of the stage."""
-        return self._rules.rule_filled(_parsed(code) or {}, stage, flag)
+        return self._rules.rule_filled(parsed(code) or {}, stage, flag)
 
     def rule_changed(
         self, request: gr.Request, code: str, stage: str, flag: str, *given: Any
     ) -> Updates:
         """Write the rule that is looked at into the JSON."""
         locale = _locale(request)
-        data = _parsed(code)
+        data = parsed(code)
         if data is None:
             return {self._told: render.note(say("bad_json", locale))}
         try:
@@ -227,7 +227,7 @@ class NPCTab:
     def rule_removed(self, code: str, stage: str, flag: str, request: gr.Request) -> Updates:
         """Take the flag that is looked at off its stage."""
         locale = _locale(request)
-        data = _parsed(code)
+        data = parsed(code)
         if data is None:
             return {self._told: render.note(say("bad_json", locale))}
         data = self._rules.without(data, stage, flag)
@@ -241,7 +241,7 @@ class NPCTab:
     def saved(self, code: str, token: str, request: gr.Request) -> Updates:
         """Save what is written, and serve it."""
         locale = _locale(request)
-        data = _parsed(code)
+        data = parsed(code)
         told = self._api.npc_save(data or {}, token)
         error = error_of(told)
         if data is None or error:
@@ -306,14 +306,6 @@ class NPCTab:
             self._told: render.note(say("valid", locale), "good"),
             self._gaps: tables.gaps_view(told["gaps"], locale),
         }
-
-
-def _parsed(code: str) -> dict[str, Any] | None:
-    try:
-        data = json.loads(code)
-    except (ValueError, RecursionError):
-        return None
-    return data if isinstance(data, dict) else None
 
 
 def _text(data: dict[str, Any]) -> str:

@@ -5,7 +5,6 @@ Thin handlers over `npc_try`; what a rehearsal is, `engine.rehearsal` tells.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +16,8 @@ from engine.npc import parse_npc
 from engine.npc_calls import NPCCalls
 from engine.ui import render, scene
 from engine.ui.desk import Message, error_of, message
-from engine.ui.fields import Updates
+from engine.ui.fields import Updates, talk_box
+from engine.ui.npc_form import parsed
 from engine.ui.words import label, locale_of, say
 
 Json = dict[str, Any]
@@ -43,18 +43,7 @@ class Rehearsal:
         self._held = gr.State(Rehearsed())
         with gr.Accordion(label("try_npc"), open=False, elem_id="pc-try"):
             gr.Markdown(label("try_intro"), elem_classes="pc-hint")
-            self._talk = gr.Chatbot(
-                label=label("conversation"),
-                elem_id="pc-try-talk",
-                show_label=False,
-                height=300,
-                render_markdown=False,
-                latex_delimiters=[],
-                group_consecutive_messages=False,
-                feedback_options=None,
-                buttons=[],
-                layout="bubble",
-            )
+            self._talk = talk_box("pc-try-talk", height=300)
             with gr.Row(elem_classes="pc-pair"):
                 self._say = gr.Textbox(label=label("try_say"), lines=1, elem_id="pc-try-say")
                 self._send = gr.Button(label("send"), variant="primary", elem_id="pc-try-send")
@@ -92,7 +81,7 @@ class Rehearsal:
     ) -> Updates:
         """Say something to the NPC as it is written."""
         locale = locale_of(request.headers.get("accept-language"))
-        data = _parsed(code)
+        data = parsed(code)
         if data is None:
             return {self._told: render.note(say("bad_json", locale))}
         context = _meeting(data, stage or "", flag or "") if met and not held.stage else None
@@ -121,6 +110,7 @@ def _meeting(data: Mapping[str, Any], stage: str, flag: str) -> Json | None:
     except EngineError:
         return None  # the call says what is wrong
     presets = {(one.stage, one.flag): one for one in scene.presets_of(npc)}
+    # A rule of the stage "any" is met at whichever stage has it.
     preset = presets.get((stage, flag)) or next(
         (one for (_, known), one in presets.items() if known == flag), None
     )
@@ -128,11 +118,3 @@ def _meeting(data: Mapping[str, Any], stage: str, flag: str) -> Json | None:
         return None
     values = preset.values
     return {**values, "game_state": scene.parse_game_state(values["game_state"])}
-
-
-def _parsed(code: str) -> Json | None:
-    try:
-        data = json.loads(code)
-    except (ValueError, RecursionError):
-        return None
-    return data if isinstance(data, dict) else None
