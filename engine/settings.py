@@ -57,7 +57,9 @@ class Settings(BaseSettings):
         "auto", description="Form of the weights that lines are decoded with. auto: measured."
     )
     admin_token: str = Field(
-        "", description="Who sends it may reload; empty: everybody, but nobody on a Space."
+        "",
+        description="Who sends it may change what all share; empty: everybody, on a Space who signed "
+        "in as owner.",
     )
     owners: str = Field(
         "",
