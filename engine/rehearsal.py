@@ -90,10 +90,17 @@ class Rehearsals:
         """
         parts = self._parts()
         if stage_id:
-            stage = self._found(stage_id)
-        else:
-            stage_id, stage = uuid.uuid4().hex, self._made(parts)
-            self._keep(stage_id, stage)
+            return stage_id, self._played(self._found(stage_id), parts, npc, request)
+        stage_id, stage = uuid.uuid4().hex, self._made(parts)
+        try:
+            result = self._played(stage, parts, npc, request)
+        except BaseException:
+            stage.close()  # nobody will hear its id
+            raise
+        self._keep(stage_id, stage)
+        return stage_id, result
+
+    def _played(self, stage: _Stage, parts: Parts, npc: NPC, request: TurnRequest) -> TurnResult:
         with stage.lock:
             if stage.closed:
                 raise _gone()
@@ -111,7 +118,7 @@ class Rehearsals:
             own = replace(parts, registry=registry, knowledge=stage.knowledge)
             engine = DialogueEngine(own, stage.sessions, **self._limits)
             played = request.model_copy(update={"player_id": _PLAYER, "npc_id": npc.id})
-            return stage_id, engine.ask(played)
+            return engine.ask(played)
 
     def close(self) -> None:
         """Throw all stages away."""

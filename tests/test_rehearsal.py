@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -117,6 +118,17 @@ def test_the_least_recently_used_stage_goes_first_and_leaves_no_files(service):
     finally:
         stages.close()
     assert not any(folder.exists() for folder in kept)
+
+
+def test_a_first_turn_that_fails_leaves_no_stage(service):
+    npc = parse_npc(keeper(Api(service).calls()), path=KEEPER)
+    request = parse_request(text="x" * 100, npc_id=KEEPER, player_id="x")
+    stages = Rehearsals(lambda: service.engine.parts, max_text_chars=99, history_turns=2)
+    before = set(Path(tempfile.gettempdir()).glob("rehearsal-*"))
+    with pytest.raises(ValueError, match="100 characters"):
+        stages.play(npc, request)
+    assert set(Path(tempfile.gettempdir()).glob("rehearsal-*")) <= before
+    assert not stages._stages
 
 
 def test_many_rehearse_at_once_each_on_a_stage_of_their_own(api):
