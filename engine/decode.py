@@ -20,6 +20,8 @@ _FLOORS = (1e-2, 1e-4, 0.0)
 _REACH = np.float32(30.0)
 _SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’)\]]*(?=\s|$)")
 _STAGE_DIRECTION = re.compile(r"\([^)]*(?:\)|$)|\[[^\]]*(?:\]|$)|\*[^*]*(?:\*|$)")
+# Never to be seen, and a game's strings do not hold all of them; a model of bytes may still write some.
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")
 _QUOTES = (('"', '"'), ("“", "”"), ("'", "'"), ("‘", "’"))
 
 
@@ -132,12 +134,14 @@ class TextStream:
 
 
 def tidy(text: str, speaker: str) -> str:
-    """Return a line as it should be spoken: one paragraph, no speaker's name, no quotes around it.
+    """Return a line as it should be spoken: one paragraph, no speaker's name, no quotes around it, no
+    control characters.
 
     Stage directions, "(sighs)" or "*nods*", are taken out, one still open to its end as well: what an
     NPC does is for the flags to say, and a voice would read them aloud.
     """
     names = "|".join(re.escape(name) for name in (speaker, "NPC") if name)
+    text = _CONTROL.sub("", text)
     text = re.sub(rf"^(?:{names})\s*:\s*", "", text.lstrip(), flags=re.IGNORECASE)
     text = _STAGE_DIRECTION.sub(" ", text).lstrip().split("\n", 1)[0]
     for opener, closer in _QUOTES:

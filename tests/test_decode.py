@@ -188,6 +188,11 @@ def test_tidy(raw, expected):
     assert tidy(raw, "Mira") == expected
 
 
+def test_tidy_leaves_out_what_cannot_be_seen():
+    controls = "".join(map(chr, [*range(32), *range(127, 160)]))
+    assert tidy(f"Take \x00it\x07, then{controls.replace(chr(10), '')}.", "") == "Take it, then ."
+
+
 def test_tidy_takes_a_name_as_it_is_written_and_none_for_none():
     assert tidy("M. (old)*: Hello.", "M. (old)*") == "Hello."
     assert tidy(":) Hello.", "") == ":) Hello."
