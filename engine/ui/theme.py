@@ -135,9 +135,11 @@ _LAYOUT = """
 #pc-scene .form > .block { padding:0;
   border:0; border-radius:0; background:none; overflow:visible !important; }
 #pc-scene > .block { padding:14px; }
-/* The file stays in sight while a long form is filled in; on a phone it stands below. */
+/* The file stays in sight while a long form is filled in; on a phone it stands below. What is hidden,
+   other than what is clipped, would hold it back. */
+.gradio-container { overflow:clip !important; }
 @media (max-width:900px) { #pc-ed-sides { flex-direction:column; } }
-@media (min-width:901px) { #pc-ed-sides > :last-child { position:sticky; top:10px; } }
+@media (min-width:901px) { #pc-ed-sides > :last-child { position:sticky; top:58px; } }
 #pc-ed-told { position:sticky; top:0; z-index:4; }
 #pc-knowledge, #pc-model { max-width:1100px; margin:0 auto; }
 .pc-wide { overflow-x:auto; margin:6px 0 14px; }
