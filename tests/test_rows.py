@@ -21,7 +21,7 @@ from tests.fakes import WordEmbedder
 from training.check import Placed, commonest_frame, distinct_2, problems, read_placed, write_labels
 from training.items import is_named, is_promised, read_words
 from training.oracle import training_registry
-from training.rows import DATA_DIR, Row, RowError, read_rows
+from training.rows import DATA_DIR, ROWS_REMEMBERED, Row, RowError, read_rows
 from training.rubric import ACTS, Temper, judged_delta
 
 LEAST_ROWS = 2000
@@ -238,7 +238,10 @@ def test_attacks_ask_for_nothing_and_gain_nothing(rows):
 
 
 def test_every_label_follows_from_the_rule_and_replies_do_what_it_says(npcs):
-    embedder, words = SentenceEmbedder(resolve_embedder(None)), read_words()
+    embedder, words = (
+        SentenceEmbedder(resolve_embedder(None), cache_size=ROWS_REMEMBERED),
+        read_words(),
+    )
     placed = read_placed(sorted(DATA_DIR.glob("*.jsonl")), npcs, words, embedder)
     found = list(problems(placed, npcs, words, embedder, labelled=True))
     assert found == []

@@ -27,7 +27,7 @@ from training.oracle import training_registry
 from training.plots import PlotError, need_matplotlib
 from training.publish import METRIC, PublishError, make_plan, publish
 from training.report import PARTS
-from training.rows import DATA_DIR, RowError, read_rows
+from training.rows import DATA_DIR, ROWS_REMEMBERED, RowError, read_rows
 from training.sides import Source
 from training.spread import spread_table
 from training.train import Base, TrainArgs, train_bundle
@@ -130,7 +130,8 @@ def _add_publish(parser: argparse.ArgumentParser) -> None:
 
 
 def _embedder() -> SentenceEmbedder:
-    return SentenceEmbedder(resolve_embedder(load_settings().embedder or None))
+    path = resolve_embedder(load_settings().embedder or None)
+    return SentenceEmbedder(path, cache_size=ROWS_REMEMBERED)
 
 
 def _corpus(options: argparse.Namespace) -> Corpus:

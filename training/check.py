@@ -24,7 +24,7 @@ from engine.npc import NPCRegistry
 from engine.schema import FLAGS
 from engine.text import fold
 from training.items import NPCWords, is_named, is_promised
-from training.oracle import Judged, judge
+from training.oracle import Judged, judge_rows
 from training.rows import Row, RowError, parse_row
 
 # Above this cosine two utterances are the same sentence with a word exchanged.
@@ -60,9 +60,8 @@ def read_placed(
         if row.tags.quest_stage not in stages:
             raise RowError(f"{where}: tags.quest_stage: must be one of {', '.join(stages)}")
         parsed.append((row, where))
-    # At once, for an embedder that remembers: one by one they take three times as long.
-    encoder.encode([row.player_utterance for row, _ in parsed])
-    return [Placed(row, where, judge(row, registry, words, encoder)) for row, where in parsed]
+    judged = judge_rows([row for row, _ in parsed], registry, words, encoder)
+    return [Placed(row, where, one) for (row, where), one in zip(parsed, judged, strict=True)]
 
 
 def _lines(paths: Sequence[Path]) -> Iterator[tuple[Path, int, dict[str, Any]]]:

@@ -28,6 +28,9 @@ from training.rubric import ACTS
 
 DATA_DIR = Path(__file__).parent / "data"
 
+# Texts that an embedder should remember here: all rows are asked for several times.
+ROWS_REMEMBERED = 32_768
+
 
 class RowError(ValueError):
     """A row that cannot be used; the message names file, line and field."""
