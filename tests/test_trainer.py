@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import training.train
+import training.finish
 from engine.host import Job, LineDone, StateKnown, run_job
 from engine.model import LanguageModel, load_base
 from engine.npc import build_registry
@@ -27,6 +28,7 @@ from heads.modules import StateHeads
 from heads.spec import FINAL_NORM, HeadSpec
 from tests.engines import KEEPER, keeper_data
 from tests.fakes import BASE_ID, FINGERPRINT, WordEmbedder, tiny_model
+from training.args import Base, TrainArgs
 from training.branches import Branches, attend
 from training.collate import collate
 from training.corpus import Corpus, make_corpus
@@ -36,7 +38,8 @@ from training.model import LoraArgs, MultiHeadModel
 from training.rows import Row
 from training.rubric import ACTS
 from training.scaled import ScaledHeads
-from training.train import Base, TrainArgs, train_bundle
+from training.states import StateStore, until_state
+from training.train import refit_bundle, train_bundle
 from training.trainer import MultiHeadTrainer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -323,15 +326,73 @@ def test_a_run_goes_on_from_a_bundle_and_not_from_one_that_does_not_fit(corpus, 
 
 def test_finishing_again_reads_nothing_again_and_gives_the_same(corpus, tmp_path, monkeypatch):
     first = run(corpus, tiny_base(), tmp_path / "run", epochs=1)
-    read = training.train.read_examples
-    monkeypatch.setattr(training.train, "read_examples", None)
+    read = training.finish.read_examples
+    monkeypatch.setattr(training.finish, "read_examples", None)
     again = train_bundle(
         corpus, tiny_base(), replace(SMALL, epochs=1), tmp_path / "run", finish=True
     )
     assert again.info == first.info
     for name, tensor in first.heads.state_dict().items():
         assert torch.equal(again.heads.state_dict()[name], tensor), name
-    monkeypatch.setattr(training.train, "read_examples", read)
+    monkeypatch.setattr(training.finish, "read_examples", read)
+
+
+def test_a_refit_takes_the_adapter_as_it_is_and_fits_heads_on_the_rows_of_today(corpus, tmp_path):
+    first = run(corpus, tiny_base(), tmp_path / "first", epochs=1, lr=2e-3)
+    save_bundle(first, tmp_path / "bundle")
+    start = load_bundle(tmp_path / "bundle")
+    more = make_corpus(keeper_rows(20), corpus.registry, {}, WordEmbedder(), seed=1)
+    args = replace(SMALL, start="first", name="again")
+    again = refit_bundle(more, tiny_base(), args, tmp_path / "run", start)
+    save_bundle(again, tmp_path / "again")
+    ships = Path("adapter") / "adapter_model.safetensors"
+    held = load_file(tmp_path / "bundle" / ships)
+    for name, tensor in load_file(tmp_path / "again" / ships).items():
+        assert torch.equal(tensor, held[name]), name
+    assert torch.equal(again.marker_rows_MH, start.marker_rows_MH)
+    told = again.info.training
+    assert (told["start"], told["command"]) == ("first", "python -m training train --refit")
+    assert told["adapter"]["steps"] == first.info.training["steps"]
+    assert sum(told["rows"].values()) == 20
+    with pytest.raises(BundleError, match="reads layer 2"):
+        refit_bundle(more, tiny_base(), replace(args, layer=1), tmp_path / "run", start)
+    bare = replace(start, adapter=None)
+    with pytest.raises(BundleError, match="no adapter to fit heads on"):
+        refit_bundle(more, tiny_base(), args, tmp_path / "run", bare)
+
+
+def test_states_are_read_once_by_prompt_and_weights(corpus, tmp_path):
+    examples, asked = examples_of(corpus, "qwen2"), list[int]()
+
+    def reader(part: Sequence[Example]) -> np.ndarray:
+        asked.append(len(part))
+        assert all(one.ids[-1] == one.ids[one.state] for one in part)
+        return np.array([[len(one.ids), sum(one.ids)] for one in part], dtype=np.float32)
+
+    path = tmp_path / "run" / "states.npz"
+    first = StateStore(path, "a").read(examples[:5], reader)
+    assert [tuple(state) for state in first] == [
+        (one.state + 1, sum(one.ids[: one.state + 1])) for one in examples[:5]
+    ]
+    more = StateStore(path, "a").read(examples, reader)
+    assert asked == [5, len(examples) - 5]
+    assert np.array_equal(more[:5], first)
+    StateStore(path, "b").read(examples[:2], reader)
+    assert asked[-1] == 2
+
+
+def test_what_stands_behind_the_state_and_the_heads_layer_changes_no_reading(corpus):
+    model, examples = multi_head("llama", layer=1), examples_of(corpus, "llama")[:4]
+    packs = [
+        collate(make_packs(some, max_tokens=10**6, max_examples=9, seed=1))
+        for some in (examples, [until_state(one) for one in examples])
+    ]
+    model.eval()
+    layout = ("ids_1T", "positions_1T", "prefix", "lengths_K", "state_K")
+    whole_KH = model._hidden(**{name: packs[0][name] for name in layout})[1]
+    _, cut_KH = model.read(**packs[1])
+    assert torch.allclose(whole_KH.sort(0)[0], cut_KH.sort(0)[0], atol=1e-5)
+    assert len(model.peft.base_model.model.model.layers) > model.spec.layer  # put back
 
 
 def multi_head_from(start: Any, rank: int = 4) -> MultiHeadModel:

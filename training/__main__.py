@@ -14,6 +14,7 @@ from engine.model import choose_device, choose_precision, load_base
 from engine.settings import load_settings
 from engine.weights import resolve_base, resolve_embedder
 from heads.bundle import Bundle, BundleError, load_bundle, save_bundle
+from training.args import Base, TrainArgs
 from training.check import problems, read_placed, table, write_labels
 from training.corpus import Corpus, load_corpus
 from training.evaluate import EvaluationError, bundle_seed
@@ -30,7 +31,7 @@ from training.report import PARTS
 from training.rows import DATA_DIR, ROWS_REMEMBERED, RowError, read_rows
 from training.sides import Source
 from training.spread import spread_table
-from training.train import Base, TrainArgs, train_bundle
+from training.train import refit_bundle, train_bundle
 
 logger = logging.getLogger("training")
 
@@ -94,6 +95,11 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--finish", action="store_true", help="train no further: a bundle from the run's best epoch"
+    )
+    parser.add_argument(
+        "--refit",
+        action="store_true",
+        help="train nothing: heads, calibration and thresholds anew on the adapter of --start",
     )
     parser.add_argument("--epochs", type=float, default=usual.epochs)
     parser.add_argument(
@@ -199,6 +205,8 @@ def _fit(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     start = load_bundle(options.start) if options.start else None
+    if options.refit and start is None:
+        raise BundleError("--refit needs --start BUNDLE, whose adapter the heads are fitted on")
     corpus, base = _corpus(options), _base(options)
     args = TrainArgs(
         seed=options.seed,
@@ -213,6 +221,31 @@ def _train(options: argparse.Namespace) -> int:
         start=start.info.name if start else "",
         name=options.name,
     )
+    if start and options.refit:
+        bundle = refit_bundle(corpus, base, args, options.run, start)
+    else:
+        frozen, scaling = _frozen(options, corpus, base)
+        bundle = train_bundle(
+            corpus,
+            base,
+            args,
+            options.run,
+            heads=frozen.heads,
+            scaling=scaling,
+            frozen=frozen.info.metrics,
+            start=start,
+            resume=options.resume,
+            finish=options.finish,
+            report_to=options.log,
+        )
+    save_bundle(bundle, options.out)
+    logger.info("%s", bundle.card)
+    logger.info("written to %s", options.out)
+    return 0
+
+
+def _frozen(options: argparse.Namespace, corpus: Corpus, base: Base) -> tuple[Bundle, Scaling]:
+    """Fit heads on the frozen base: what a run starts from, and what it is measured against."""
     reader = make_reader(base.model, base.tokenizer, max_tokens=base.max_tokens)
     store = FeatureStore(options.features, base.fingerprint)
     features = store.read(reader, corpus_prompts(corpus, reader, base.languages))
@@ -225,23 +258,8 @@ def _train(options: argparse.Namespace) -> int:
         languages=base.languages,
         features=features,
     )
-    bundle = train_bundle(
-        corpus,
-        base,
-        args,
-        options.run,
-        heads=frozen.heads,
-        scaling=Scaling.of(layer_features(features, options.layer)[list(corpus.split.train)]),
-        frozen=frozen.info.metrics,
-        start=start,
-        resume=options.resume,
-        finish=options.finish,
-        report_to=options.log,
-    )
-    save_bundle(bundle, options.out)
-    logger.info("%s", bundle.card)
-    logger.info("written to %s", options.out)
-    return 0
+    learnt = layer_features(features, options.layer)[list(corpus.split.train)]
+    return frozen, Scaling.of(learnt)
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -173,8 +173,23 @@ class MultiHeadModel(nn.Module):
         **_labels: torch.Tensor,
     ) -> tuple[HeadOutputs, torch.Tensor]:
         """Return what the heads read for a pack of K examples, and the states themselves (K, H)."""
-        _, state_KH = self._hidden(ids_1T, positions_1T, prefix, lengths_K, state_K)
+        with self._until_heads():
+            _, state_KH = self._hidden(ids_1T, positions_1T, prefix, lengths_K, state_K)
         return self.heads(state_KH), state_KH.float()
+
+    @contextmanager
+    def _until_heads(self) -> Iterator[None]:
+        """Leave out the blocks behind the heads' layer for a while: a reading does not need them."""
+        decoder, layer = self.peft.base_model.model.model, self.spec.layer
+        if layer == FINAL_NORM:
+            yield
+            return
+        blocks = decoder.layers
+        decoder.layers = blocks[:layer]
+        try:
+            yield
+        finally:
+            decoder.layers = blocks
 
     def _hidden(
         self,

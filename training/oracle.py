@@ -108,7 +108,7 @@ def judge_rows(
     encoder: Embedder,
 ) -> list[Judged]:
     """Label rows by rule, one by one; raises what `judge` raises."""
-    judged = []
+    judged: list[Judged] = []
     for at in range(0, len(rows), _READ_AT_ONCE):
         part = rows[at : at + _READ_AT_ONCE]
         # At once, for an embedder that remembers: one by one they take three times as long.

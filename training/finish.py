@@ -1,0 +1,178 @@
+"""From an adapter to a bundle: rows read, heads fitted, calibrated, cut and measured.
+
+rows ─→ states, kept in the run's folder ─→ maps ─→ calibration ─→ thresholds ─→ figures, card
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.special import expit
+
+from engine.schema import FLAGS
+from heads.bundle import Bundle, BundleInfo
+from training.args import Base, TrainArgs
+from training.bad_faith import choose_bad_faith, with_bad_faith
+from training.baselines import Scores
+from training.card import render_card
+from training.corpus import Corpus
+from training.dataset import Example
+from training.fit import data_digest
+from training.fit_heads import (
+    Linear,
+    apply_platt,
+    build_heads,
+    calibrate,
+    set_threshold_head,
+    steady_thresholds,
+)
+from training.losses import DELTA_UNIT
+from training.metrics import f1_scores
+from training.model import MultiHeadModel
+from training.reading import read_examples
+from training.refit import WORTH, Trained, join, refit
+from training.report import PARTS, Method, report
+from training.rubric import ACTS
+from training.scaled import ScaledHeads
+from training.states import StateStore
+
+
+def make_bundle(
+    model: MultiHeadModel,
+    examples: Sequence[Example],
+    corpus: Corpus,
+    base: Base,
+    args: TrainArgs,
+    run: Path,
+    *,
+    steps: int,
+    frozen: Mapping[str, Any] | None = None,
+    watched: Mapping[str, Any] | None = None,
+    start: Bundle | None = None,
+) -> Bundle:
+    """Calibrate, choose thresholds on `valid`, measure, and put the bundle together.
+
+    Args:
+        model: adapter and marker rows as they ship, and heads that were trained along.
+        examples: of the corpus's rows, in their order.
+        corpus: labelled turns, divided.
+        base: what the adapter belongs to.
+        args: what the run was asked for.
+        run: folder that keeps states and adapter.
+        steps: of training that the adapter has behind it in this run.
+        frozen: figures of heads on the frozen base, for the report.
+        watched: figures on `valid` by step, for the report.
+        start: bundle that the adapter was taken from as it is; the model's heads are then nobody's,
+            and are no candidates.
+    """
+    adapter = run / "adapter"
+    model.save_adapter(adapter)
+    store = StateStore(run / "states.npz", f"{base.fingerprint}/{args.layer}/{_digest(model)}")
+    model.merge()  # as it is served: what is calibrated must be what is read there
+    state_BH = store.read(examples, lambda part: read_examples(model, part, args).state_BH)
+    trained, threshold = (None, None) if start else _trained(model.heads)
+    chosen = refit(corpus, state_BH, trained)
+    joined_BW = join(state_BH, corpus.meaning_BM)
+    logits_BN, delta_B2 = chosen.flags(joined_BW), chosen.deltas(joined_BW)
+    valid, labels = list(corpus.split.valid), corpus.labels
+    truth_BN, use_BN = labels.truth_BN[valid], labels.permitted_BN[valid]
+    platts = calibrate(logits_BN[valid], truth_BN, use_BN)
+    probability_BN = apply_platt(logits_BN, platts)
+    constant = steady_thresholds(probability_BN[valid], truth_BN, use_BN)
+    by_source = {"constant": np.broadcast_to(np.array(constant), logits_BN.shape)}
+    if threshold:
+        by_source["head"] = expit(threshold(state_BH))
+    on_valid = {
+        name: f1_scores(truth_BN, (probability_BN[valid] >= cut_BN[valid]) & use_BN)
+        for name, cut_BN in by_source.items()
+    }
+    source = max(on_valid, key=lambda name: on_valid[name]["flag_macro_f1"])
+    cut_BN, bad_faith = by_source[source], None
+    by_limit: dict[str, dict[str, float]] = {}
+    if chosen.acts:
+        act_BA = chosen.act_probabilities(joined_BW)
+        bad_faith, by_limit = choose_bad_faith(corpus, probability_BN >= cut_BN, act_BA)
+        cut_BN = with_bad_faith(bad_faith, act_BA, cut_BN)
+    figures = report(corpus, base.languages, Method(Scores(probability_BN, delta_B2), cut_BN))
+    if frozen:
+        figures["baselines"]["frozen"] = {part: frozen[part] for part in PARTS}
+    figures["thresholds_on_valid"] = on_valid
+    figures["refit_on_valid"] = chosen.figures
+    figures["bad_faith_on_valid"] = by_limit
+    figures["valid_by_step"] = dict(watched or {})
+    spec = replace(
+        model.spec,
+        meaning_size=corpus.meaning_BM.shape[1],
+        acts=tuple(ACTS) if chosen.acts else (),
+    )
+    heads = build_heads(spec, chosen.delta, chosen.flags, constant, WORTH if chosen.acts else None)
+    if source == "head" and threshold:
+        set_threshold_head(heads, threshold)
+    info = BundleInfo(
+        name=args.name,
+        spec=spec,
+        embedder_id=corpus.embedder_id,
+        bad_faith=bad_faith,
+        base_id=base.id,
+        base_fingerprint=base.fingerprint,
+        languages=base.languages,
+        markers=model.markers,
+        calibration=dict(zip(FLAGS, platts, strict=True)),
+        threshold_source=source,
+        thresholds=dict(zip(FLAGS, constant, strict=True)),
+        metrics=figures,
+        training=_told(args, steps, corpus, start),
+    )
+    return Bundle(
+        info=info,
+        heads=heads,
+        marker_rows_MH=model.marker_rows(),
+        adapter=adapter,
+        card=render_card(info, adapter=True),
+    )
+
+
+def _told(args: TrainArgs, steps: int, corpus: Corpus, start: Bundle | None) -> dict[str, Any]:
+    """Return what the bundle says of its making; a taken adapter brings its own story along."""
+    of_rows = {
+        "rows": {name: len(part) for name, part in asdict(corpus.split).items()},
+        "data_sha256": data_digest(corpus.rows),
+    }
+    if start is None:
+        return {"command": "python -m training train", **asdict(args), "steps": steps, **of_rows}
+    return {
+        "command": "python -m training train --refit",
+        "seed": args.seed,
+        "layer": args.layer,
+        "name": args.name,
+        "start": args.start,
+        **of_rows,
+        "adapter": dict(start.info.training.get("adapter", start.info.training)),
+    }
+
+
+def _trained(heads: ScaledHeads) -> tuple[Trained, Linear]:
+    """Return the trained heads as maps on hidden states, and the threshold head's logits."""
+
+    def plain(head: torch.nn.Linear, unit: float = 1.0) -> Linear:
+        weight_NH, bias_N = heads.plain(head, unit)
+        return Linear(weight_NH.numpy(), bias_N.numpy())
+
+    trained = Trained(plain(heads.flag), plain(heads.delta, DELTA_UNIT), plain(heads.act))
+    return trained, plain(heads.threshold)
+
+
+def _digest(model: MultiHeadModel) -> str:
+    """Return what tells adapter and marker rows from others'; the heads have no part in states."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.trained_state().items()):
+        if not name.startswith("heads."):
+            digest.update(name.encode())
+            digest.update(tensor.float().cpu().numpy().tobytes())
+    return digest.hexdigest()
