@@ -1,10 +1,11 @@
 """Takes pictures of the page after a short chat, for the README.
 
-    python -m tests.screenshots OUT_DIR --url http://127.0.0.1:7860
+    python -m tests.screenshots OUT_DIR --url http://127.0.0.1:7860 --readme
 
 Writes desktop-light.png, desktop-dark.png, phone.png, and one of every other tab (npcs.png,
-knowledge.png, scenes.png, model.png, api.png). Needs a running app, Playwright and Chromium; each
-picture is of a player of its own.
+knowledge.png, scenes.png, model.png, api.png); with --readme those that the README shows are laid into
+engine/ui/assets/ too, in few colours, the tabs at three quarters of their size. Needs a running app,
+Playwright and Chromium; each picture is of a player of its own.
 """
 
 from __future__ import annotations
@@ -15,9 +16,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from engine.ui.words import EN
 
 TABS = ("npcs", "knowledge", "scenes", "model", "api")
+ASSETS = Path(__file__).resolve().parent.parent / "engine" / "ui" / "assets"
+COLOURS = 256
 LONGEST_MS = 180_000
 NPC = "Silvia"
 PRESET = "in_progress · give_item"
@@ -72,6 +77,14 @@ def take(browser: Any, url: str, out: Path, name: str, **options: Any) -> None:
     context.close()
 
 
+def lay_in_readme(taken: Path, name: str, width: int) -> None:
+    """Write a picture for the README: `width` pixels, a palette in place of full colour."""
+    with Image.open(taken) as whole:
+        size = (width, round(whole.height * width / whole.width))
+        small = whole.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    small.quantize(COLOURS).save(ASSETS / f"{name}.png", optimize=True)
+
+
 def main() -> int:
     """Read the command line and take the pictures."""
     from playwright.sync_api import sync_playwright
@@ -79,6 +92,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--url", default="http://127.0.0.1:7860")
+    parser.add_argument("--readme", action="store_true", help="lay them into the README as well")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     path = shutil.which("chromium") or shutil.which("google-chrome")
@@ -91,6 +105,10 @@ def main() -> int:
         for tab in TABS:
             take(browser, given.url, given.out, tab, color_scheme="light", **DESKTOP)
         browser.close()
+    if given.readme:
+        lay_in_readme(given.out / "desktop-light.png", "chat", 1440)
+        for tab in TABS:
+            lay_in_readme(given.out / f"{tab}.png", tab, 1080)
     return 0
 
 

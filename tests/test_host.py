@@ -286,6 +286,7 @@ def fork_gpu(**_: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 def _work(call: Callable[..., Any], pipe: Any) -> None:
+    torch.set_num_threads(1)  # a pool of threads does not come along into a fork
     try:
         for value in call(*pickle.loads(pipe.recv_bytes())):
             pipe.send_bytes(pickle.dumps(value))
@@ -309,6 +310,7 @@ def with_marks(test: Any) -> Any:
 
 @pytest.fixture
 def borrowed_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(1)  # as in the worker: sums are the same only by as many threads
     monkeypatch.setattr(gpu, "spaces", SimpleNamespace(GPU=fork_gpu))
 
 
