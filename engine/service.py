@@ -20,6 +20,7 @@ from engine.embed import Embedder, SentenceEmbedder
 from engine.errors import EngineError, NotReady, NPCFileError
 from engine.host import Host
 from engine.knowledge import Knowledge, KnowledgeError
+from engine.listen import listener_of
 from engine.loader import bundle_stamp, load_model
 from engine.model import LanguageModel
 from engine.npc import NPCRegistry, load_folder, load_folder_leniently
@@ -236,16 +237,18 @@ class EngineService:
         )
 
     def _listener(self, model: LanguageModel) -> Embedder | None:
-        """Return the embedder whose vectors the bundle's heads were trained on."""
+        """Return what gives the vectors that the bundle's heads were trained on."""
         wanted = model.bundle.info.embedder_id
         if not wanted:
             return None
-        if self._embedder is not None and self._embedder.id == wanted:
-            return self._embedder
+        found = listener_of(wanted, self._embedder) if self._embedder is not None else None
+        if found is not None:
+            return found
         # EMBEDDER may name another one for gate and knowledge; the heads keep to theirs.
         embedded = self._load_embedder(self.settings.model_copy(update={"embedder": ""}))
-        if embedded.id == wanted:
-            return embedded
+        found = listener_of(wanted, embedded)
+        if found is not None:
+            return found
         raise NotReady(
             f"the bundle {model.bundle.info.name} reads utterances with the embedder {wanted}, and "
             f"{embedded.id} is what there is: set EMBEDDER to the one it was made with, or make a "

@@ -22,6 +22,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from engine.listen import Listener
 from engine.model import LanguageModel
 from engine.prompt import MARKERS, choose_marker_ids
 from engine.schema import FLAGS
@@ -93,19 +94,22 @@ def tiny_bundle(
     acts: tuple[str, ...] = (),
     bad_faith: BadFaith | None = None,
     listens: bool = False,
+    hears_words: bool = False,
     seed: int = 1,
 ) -> Bundle:
     """Return a bundle of random heads that fits `model`.
 
     `shifts` moves a flag's logit, so that a test can make it fire (+30) or never fire (-30); with
-    `listens` its heads read a sentence vector of `WordEmbedder` too.
+    `listens` its heads read a sentence vector of `WordEmbedder` too, with `hears_words` its words as
+    well.
     """
     torch.manual_seed(seed)
+    listener = Listener(WordEmbedder()) if hears_words else WordEmbedder() if listens else None
     spec = HeadSpec(
         flags=FLAGS,
         hidden_size=model.config.hidden_size,
         layer=layer,
-        meaning_size=WordEmbedder.dim if listens else 0,
+        meaning_size=listener.dim if listener else 0,
         acts=acts,
     )
     markers = choose_marker_ids(tokenizer, model.get_input_embeddings().weight.shape[0])
@@ -121,7 +125,7 @@ def tiny_bundle(
             calibration={flag: Platt(1.0, shifts.get(flag, 0.0)) for flag in FLAGS},
             threshold_source="constant",
             thresholds=dict.fromkeys(FLAGS, threshold),
-            embedder_id=WordEmbedder.id if listens else "",
+            embedder_id=listener.id if listener else "",
             bad_faith=bad_faith,
         ),
         heads=StateHeads(spec).eval(),

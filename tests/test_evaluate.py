@@ -27,6 +27,7 @@ from training.__main__ import main
 from training.agreement import GREEDY, Case, agreement, find_cases
 from training.ask_json import Answer, ask_base, parse_answer
 from training.baselines import Scores
+from training.card import figures_table
 from training.corpus import Corpus, make_corpus
 from training.evaluate import KEYS, Evaluation, EvaluationError, evaluate
 from training.evaluate_command import add_arguments, run_evaluation
@@ -45,7 +46,7 @@ from training.plots import (
 )
 from training.probes import TRUSTS, Bench, keyword_stuffing, run_probes
 from training.prompts import row_parts
-from training.record import plain, with_figures
+from training.record import merged, plain, with_figures, without_heads
 from training.report import Method
 from training.rows import Row
 from training.sides import Source, encode
@@ -116,6 +117,38 @@ def bundle_for(layer: int = 2, adapter: Path | None = None, **training: Any) -> 
 @pytest.fixture(scope="module")
 def found(corpus: Corpus, source: Source, adapter: Path) -> Evaluation:
     return evaluate(corpus, bundle_for(2, adapter), source, WordEmbedder(), limit=2)
+
+
+# --- the heads alone -----------------------------------------------------------------------------
+
+
+def test_heads_alone_are_measured_as_among_all_and_the_rest_stays_as_it_was(
+    found, corpus, source, adapter
+):
+    bundle = bundle_for(2, adapter)
+    alone = evaluate(corpus, bundle, source, WordEmbedder(), heads_only=True)
+    assert alone.features is None
+    assert alone.figures["probes"] == found.figures["probes"]
+    for part in ("test", "unseen"):
+        shared = set(alone.figures[part]) - {"by_language"}
+        assert {name: found.figures[part][name] for name in shared} == {
+            name: alone.figures[part][name] for name in shared
+        }
+    both = with_figures(with_figures(bundle, found.figures), alone.figures)
+    assert both.info.metrics == found.figures
+
+
+def test_new_heads_keep_what_is_said_of_the_words_and_of_the_base(found):
+    kept = without_heads(found.figures, 4)
+    assert kept["test"]["perplexity"] == found.figures["test"]["perplexity"]
+    assert "flag_macro_f1" not in kept["test"]
+    assert set(kept["baselines"]) == {"base_json", "frozen"}
+    assert kept["baselines"]["frozen"]["fitted_on"] == 4
+    assert without_heads(kept, 9)["baselines"]["frozen"]["fitted_on"] == 4
+    shown = figures_table(merged(found.figures, kept), "test")
+    assert "frozen base + logistic regression, fitted on 4 rows" in shown
+    nothing = {"by_language": {}}
+    assert without_heads({}, 3) == {"baselines": {}, "test": nothing, "unseen": nothing}
 
 
 # --- figures -------------------------------------------------------------------------------------

@@ -61,13 +61,13 @@ def test_the_last_fit_says_what_each_candidate_reached_and_takes_the_best(corpus
     found = refit(divided, states, Trained(useless, Linear(np.zeros((2, 8)), np.zeros(2))))
     reached = found.figures["flags_auprc"]
     assert reached["trained"] < max(reached.values()) == pytest.approx(1.0)
-    logits = found.flags(join(states, divided.meaning_BM))
+    logits = found.flags(join(states, divided.heard))
     best = max(reached.values())
     assert {"trained", "regression 0.003"} < set(reached)
     assert best == pytest.approx(1.0)
     truth = divided.labels.truth_BN[:, 0]
     assert logits[truth, 0].min() > logits[~truth, 0].max()
-    assert found.deltas(join(states, divided.meaning_BM)).shape == (len(divided.rows), 2)
+    assert found.deltas(join(states, divided.heard)).shape == (len(divided.rows), 2)
 
 
 def test_acts_that_were_never_seen_are_never_read() -> None:

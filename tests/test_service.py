@@ -268,8 +268,9 @@ class OtherEmbedder(WordEmbedder):
     id = "another"
 
 
-def test_heads_that_listen_hear_the_utterance(lab: Workshop) -> None:
-    lab.bundle(listens=True, acts=("lie", "help"))
+@pytest.mark.parametrize("hearing", ["listens", "hears_words"])
+def test_heads_that_listen_hear_the_utterance(lab: Workshop, hearing: str) -> None:
+    lab.bundle(acts=("lie", "help"), **{hearing: True})
     service = lab.service()
     result = ask(service.engine, "Good morning.")
     assert result.meta.route == "main"

@@ -290,7 +290,7 @@ def test_a_trained_bundle_is_served_as_it_was_read_in_training(corpus, tmp_path)
     )
     example = examples_of(corpus, "qwen2")[0]
     read = _read_again(corpus, tmp_path / "run", example)
-    meaning = corpus.meaning_BM[0].tolist()
+    meaning = corpus.heard[0].tolist()
     reading = served.prefill(example.ids[: example.state + 1], meaning).hidden_H
     # The adapter is saved in half precision.
     assert torch.allclose(reading, read, atol=2e-2)
@@ -449,7 +449,7 @@ def test_a_four_bit_base_trains_and_its_bundle_serves(corpus, tmp_path):
     from engine.decode import Sampling
 
     example = examples_of(corpus, "qwen2")[0]
-    meaning = tuple(corpus.meaning_BM[0].tolist())
+    meaning = tuple(corpus.heard[0].tolist())
     job = Job(example.ids[: example.state + 1], Sampling(0.0, 1.0, 1.0, 4, 1), meaning=meaning)
     known, *_, done = run_job(served, job)
     assert isinstance(known, StateKnown)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engine.listen import Listener
 from engine.model import LanguageModel
 from engine.npc import NPCRegistry
 from engine.prompt import STATE
@@ -152,7 +153,8 @@ def test_features_with_a_shared_prefix_equal_those_of_serving(kind: str, few: Co
         base_fingerprint=FINGERPRINT,
         max_prompt_tokens=8000,
     )
-    heard = WordEmbedder().encode([row.player_utterance for row in chosen]).tolist()
+    said = [row.player_utterance for row in chosen]
+    heard = Listener(WordEmbedder()).encode(said).tolist()
     for prompt, row_features, meaning in zip(prompts, features, heard, strict=True):
         assert prompt.ids.count(bundle.info.markers[STATE]) == 1
         layer = bundle.info.spec.layer

@@ -93,8 +93,11 @@ def figures_table(figures: Mapping[str, Any], part: str) -> str:
         _line("**these heads**", figures[part]),
     ]
     for key, name in _NAMES.items():
-        one = figures.get("baselines", {}).get(key, {}).get(part)
+        rival = figures.get("baselines", {}).get(key, {})
+        one = rival.get(part)
         if one and one.get("rows"):
+            if rival.get("fitted_on"):
+                name = f"{name}, fitted on {rival['fitted_on']} rows"
             fewer = one["rows"] != figures[part]["rows"]
             lines.append(_line(f"{name} ({one['rows']} turns)" if fewer else name, one))
     return "\n".join(lines) + "\n"

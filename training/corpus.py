@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from scipy.sparse import csr_matrix
 
 from engine.embed import Embedder
+from engine.listen import Listener, counted_words
 from engine.npc import NPCRegistry
+from heads.spec import HeadSpec
 from training.items import NPCWords, read_words
 from training.oracle import Judged, Labels, label_rows, training_registry
 from training.prompts import row_parts
@@ -22,7 +26,8 @@ from training.split import Split, split_rows
 class Corpus:
     """Rows with what belongs to each, all aligned; and how they are divided.
 
-    `meaning_BM` are the utterances' unit sentence vectors, by the embedder of `embedder_id`.
+    `meaning_BM` are the utterances' unit sentence vectors; `heard` what the heads hear of them,
+    sentence vectors and counted words, by the listener of `listener_id`.
     """
 
     rows: Sequence[Row]
@@ -32,7 +37,41 @@ class Corpus:
     labels: Labels
     split: Split
     meaning_BM: np.ndarray
-    embedder_id: str
+    listener_id: str
+
+    @cached_property
+    def counted(self) -> csr_matrix:
+        """The utterances' words, counted by hash."""
+        return counted_words([row.player_utterance for row in self.rows])
+
+    @property
+    def heard(self) -> np.ndarray:
+        """What heads hear of the utterances, float32, shape (B, L)."""
+        return self.heard_of(range(len(self.rows)))
+
+    def heard_of(self, index: Sequence[int]) -> np.ndarray:
+        """Return what heads hear of some rows' utterances."""
+        at = list(index)
+        heard: np.ndarray = np.hstack([self.meaning_BM[at], self.counted[at].toarray()])
+        return heard.astype(np.float32)
+
+    def heard_by(self, spec: HeadSpec, index: Sequence[int]) -> Sequence[Sequence[float]]:
+        """Return what heads of this make hear of some rows: words too, the vector alone, or nothing.
+
+        Raises:
+            ValueError: heads that hear something else.
+        """
+        at = list(index)
+        if spec.meaning_size == 0:
+            return [()] * len(at)
+        heard_BL = self.meaning_BM[at]
+        if spec.meaning_size != heard_BL.shape[1]:
+            heard_BL = self.heard_of(at)
+        if spec.meaning_size != heard_BL.shape[1]:
+            raise ValueError(
+                f"the heads hear {spec.meaning_size} numbers, there are {heard_BL.shape[1]}"
+            )
+        return [row.tolist() for row in heard_BL]
 
     @property
     def acts(self) -> np.ndarray:
@@ -79,4 +118,5 @@ def make_corpus(
     labels, judged = label_rows(rows, registry, words, encoder)
     vectors_BD = np.asarray(encoder.encode([row.player_utterance for row in rows]))
     split = split_rows(rows, vectors_BD, seed=seed)
-    return Corpus(rows, registry, words, judged, labels, split, vectors_BD, encoder.id)
+    listener_id = Listener(encoder).id
+    return Corpus(rows, registry, words, judged, labels, split, vectors_BD, listener_id)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from engine.embed import Embedder
+from engine.listen import listener_of
 from engine.model import LanguageModel
 from engine.schema import FLAGS
 from heads.bundle import Bundle
@@ -69,12 +70,12 @@ class Evaluation:
     Args:
         figures: plain values: {"test": …, "unseen": …, "baselines": …, "probes": …}.
         heads: the heads' word on the rows of both parts.
-        features: the frozen base's, of every row and layer.
+        features: the frozen base's, of every row and layer; None where the base was left out.
     """
 
     figures: dict[str, Any]
     heads: Method
-    features: np.ndarray
+    features: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ def evaluate(
     *,
     limit: int = 60,
     store: FeatureStore | None = None,
+    heads_only: bool = False,
 ) -> Evaluation:
     """Measure a bundle and its rivals on the test and the unseen part.
 
@@ -104,6 +106,7 @@ def evaluate(
         encoder: for the gate, where a probe makes new rows.
         limit: lines that are written, and answers asked for in JSON, a part at most.
         store: keeps what the frozen base read; None: it reads everything anew.
+        heads_only: leave out the base alone and the words, whose figures do not hang on the heads.
 
     Raises:
         EvaluationError: the bundle knows other flags, or there are too few rows.
@@ -121,6 +124,8 @@ def evaluate(
             "there are too few rows: some must fall into train and valid, which the baselines are "
             "fitted on, and into test or unseen"
         )
+    if heads_only:
+        return _heads(corpus, source.served(bundle), encoder, index, seed)
     base = base_side(
         corpus, bundle, source, store or FeatureStore(None, ""), limit=limit, seed=seed
     )
@@ -145,6 +150,19 @@ def evaluate(
     figures["baselines"] |= _rivals(corpus, bundle, base)
     figures["probes"] = run_probes(_bench(corpus, heads, model, encoder, seed))
     return Evaluation(plain(figures), heads, base.features)
+
+
+def _heads(
+    corpus: Corpus, model: LanguageModel, encoder: Embedder, index: Sequence[int], seed: int
+) -> Evaluation:
+    """Measure the heads as served, and their probes."""
+    examples = encode(model, corpus, index)
+    read = read_examples(model, list(examples.values()), replies=False)
+    readings = _all_rows(read, index, len(corpus.rows))
+    heads = Method(readings.scores, readings.threshold_BN)
+    figures = report(corpus, model.languages, heads)
+    figures["probes"] = run_probes(_bench(corpus, heads, model, encoder, seed))
+    return Evaluation(plain(figures), heads, None)
 
 
 def bundle_seed(bundle: Bundle) -> int:
@@ -234,9 +252,14 @@ def _rivals(corpus: Corpus, bundle: Bundle, base: BaseSide) -> dict[str, Any]:
 def _bench(
     corpus: Corpus, heads: Method, model: LanguageModel, encoder: Embedder, seed: int
 ) -> Bench:
+    wanted = model.bundle.info.embedder_id
+    listener = listener_of(wanted, encoder) if wanted else None
+    if wanted and listener is None:
+        raise EvaluationError(f"the bundle hears by {wanted}, and {encoder.id} is what there is")
+
     def read(rows: Sequence[Row], judged: Sequence[Judged], what: str) -> Readings:
-        said_BM = encoder.encode([row.player_utterance for row in rows])
-        heard = said_BM.tolist() if model.bundle.info.spec.meaning_size else [()] * len(rows)
+        said = [row.player_utterance for row in rows]
+        heard = listener.encode(said).tolist() if listener else [()] * len(rows)
         examples = [
             encode_example(row, one, model.encoder, corpus.registry, model.languages, meaning)
             for row, one, meaning in zip(rows, judged, heard, strict=True)

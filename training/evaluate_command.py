@@ -54,6 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--features", type=Path, help=".npz file that keeps what the frozen base read, for reruns"
     )
     parser.add_argument(
+        "--heads-only",
+        action="store_true",
+        help="heads and probes alone: what is known of the base and of the words stays",
+    )
+    parser.add_argument(
         "--write", action="store_true", help="store the figures in the bundle and its card"
     )
 
@@ -87,7 +92,15 @@ def run_evaluation(
             "stand in its test part"
         )
     store = FeatureStore(options.features, source.fingerprint)
-    found = evaluate(corpus, bundle, source, encoder, limit=options.limit, store=store)
+    found = evaluate(
+        corpus,
+        bundle,
+        source,
+        encoder,
+        limit=options.limit,
+        store=store,
+        heads_only=options.heads_only,
+    )
     sys.stdout.write(_printed(found.figures, as_json=options.json) + "\n")
     sys.stdout.flush()
     if options.write:
@@ -112,8 +125,9 @@ def _draw(options: argparse.Namespace, bundle: Bundle, corpus: Corpus, found: Ev
         for part in PARTS
         if getattr(corpus.split, part)
     ]
-    args = FitArgs(seed=bundle_seed(bundle), layer=bundle.info.spec.layer)
-    drawn.append(draw_learning_curve(learning_curve(corpus, found.features, args), folder))
+    if found.features is not None:
+        args = FitArgs(seed=bundle_seed(bundle), layer=bundle.info.spec.layer)
+        drawn.append(draw_learning_curve(learning_curve(corpus, found.features, args), folder))
     run = options.run or bundle.info.training.get("run")
     if run:
         try:

@@ -36,6 +36,7 @@ from training.losses import DELTA_UNIT
 from training.metrics import f1_scores
 from training.model import MultiHeadModel
 from training.reading import read_examples
+from training.record import merged, without_heads
 from training.refit import WORTH, Trained, join, refit
 from training.report import PARTS, Method, report
 from training.rubric import ACTS
@@ -78,7 +79,7 @@ def make_bundle(
     state_BH = store.read(examples, lambda part: read_examples(model, part, args).state_BH)
     trained, threshold = (None, None) if start else _trained(model.heads)
     chosen = refit(corpus, state_BH, trained)
-    joined_BW = join(state_BH, corpus.meaning_BM)
+    joined_BW = join(state_BH, corpus.heard)
     logits_BN, delta_B2 = chosen.flags(joined_BW), chosen.deltas(joined_BW)
     valid, labels = list(corpus.split.valid), corpus.labels
     truth_BN, use_BN = labels.truth_BN[valid], labels.permitted_BN[valid]
@@ -102,13 +103,16 @@ def make_bundle(
     figures = report(corpus, base.languages, Method(Scores(probability_BN, delta_B2), cut_BN))
     if frozen:
         figures["baselines"]["frozen"] = {part: frozen[part] for part in PARTS}
+    if start:
+        learnt = start.info.training.get("rows", {}).get("train", 0)
+        figures = merged(without_heads(start.info.metrics, learnt), figures)
     figures["thresholds_on_valid"] = on_valid
     figures["refit_on_valid"] = chosen.figures
     figures["bad_faith_on_valid"] = by_limit
     figures["valid_by_step"] = dict(watched or {})
     spec = replace(
         model.spec,
-        meaning_size=corpus.meaning_BM.shape[1],
+        meaning_size=joined_BW.shape[1] - state_BH.shape[1],
         acts=tuple(ACTS) if chosen.acts else (),
     )
     heads = build_heads(spec, chosen.delta, chosen.flags, constant, WORTH if chosen.acts else None)
@@ -117,7 +121,7 @@ def make_bundle(
     info = BundleInfo(
         name=args.name,
         spec=spec,
-        embedder_id=corpus.embedder_id,
+        embedder_id=corpus.listener_id,
         bad_faith=bad_faith,
         base_id=base.id,
         base_fingerprint=base.fingerprint,

@@ -106,10 +106,10 @@ def fit_bundle(
     chosen = Refit(fitted.flags, fitted.delta, acts=False, figures={})
     if args.meaning:
         chosen = refit(corpus, vectors_BH, Trained(fitted.flags, fitted.delta))
-        vectors_BH = join(vectors_BH, corpus.meaning_BM)
+        hidden, vectors_BH = vectors_BH.shape[1], join(vectors_BH, corpus.heard)
         spec = replace(
             spec,
-            meaning_size=corpus.meaning_BM.shape[1],
+            meaning_size=vectors_BH.shape[1] - hidden,
             acts=tuple(ACTS) if chosen.acts else (),
         )
     platts, thresholds, probability_BN = _calibrated(chosen.flags, vectors_BH, labels, split)
@@ -126,7 +126,7 @@ def fit_bundle(
         name=args.name,
         spec=spec,
         bad_faith=bad_faith,
-        embedder_id=corpus.embedder_id if spec.meaning_size else "",
+        embedder_id=corpus.listener_id if spec.meaning_size else "",
         base_id=base_id,
         base_fingerprint=base_fingerprint,
         languages=languages,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.sparse import csr_matrix
 from scipy.special import softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -123,6 +124,35 @@ def fit_acts(
     else:
         weights_AH[model.classes_], bias_A[model.classes_] = model.coef_, model.intercept_
     return scaling.undo(weights_AH, bias_A)
+
+
+def fit_words(words_BK: csr_matrix, asks_BN: np.ndarray, strength: float) -> Linear:
+    """Fit what an utterance's words ask for, one logistic regression a flag, on counted words.
+
+    All rows count, whatever their state permits: words tell what is asked, the state whether it is
+    granted. A flag without both kinds of rows gets a constant 0: its words say nothing.
+    """
+    flags = asks_BN.shape[1]
+    weights_NK, bias_N = np.zeros((flags, words_BK.shape[1])), np.zeros(flags)
+    for n in range(flags):
+        if len(set(asks_BN[:, n].tolist())) == 2:
+            model = LogisticRegression(C=strength, class_weight="balanced", max_iter=400)
+            model.fit(words_BK, asks_BN[:, n])
+            weights_NK[n], bias_N[n] = model.coef_[0], model.intercept_[0]
+    return Linear(weights_NK, bias_N)
+
+
+def fit_act_words(words_BK: csr_matrix, act_B: np.ndarray, acts: int, strength: float) -> Linear:
+    """Fit how an utterance's words treat the NPC, logits of all acts; one never seen gets 0.
+
+    Raises:
+        ValueError: all rows are of one act.
+    """
+    model = LogisticRegression(C=strength, max_iter=400).fit(words_BK, act_B)
+    weights_AK, bias_A = np.zeros((acts, words_BK.shape[1])), np.zeros(acts)
+    seen = model.classes_[1:] if len(model.classes_) == 2 else model.classes_
+    weights_AK[seen], bias_A[seen] = model.coef_, model.intercept_
+    return Linear(weights_AK, bias_A)
 
 
 def act_delta(acts: Linear, worth_A2: np.ndarray, features_BH: np.ndarray) -> np.ndarray:

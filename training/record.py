@@ -14,6 +14,7 @@ import numpy as np
 
 from heads.bundle import Bundle
 from training.card import render_card
+from training.report import PARTS
 
 
 def plain(value: Any) -> Any:
@@ -31,17 +32,48 @@ def plain(value: Any) -> Any:
 
 def with_figures(bundle: Bundle, figures: Mapping[str, Any]) -> Bundle:
     """Return the bundle with `figures` in its manifest and its card; other records stay."""
-    info = replace(bundle.info, metrics=_merged(bundle.info.metrics, figures))
+    info = replace(bundle.info, metrics=merged(bundle.info.metrics, figures))
     card = render_card(info, adapter=bundle.adapter is not None)
     return replace(bundle, info=info, card=card)
 
 
-def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(old)
+# Of a part: what is said of its words, which hang on base and adapter and on no head.
+_OF_WORDS = ("agreement_", "perplexity", "base_perplexity", "reply_tokens")
+# Rivals that read nothing of the heads; one of them was fitted on the rows of its day.
+_OF_BASE = ("base_json", "frozen")
+
+
+def without_heads(figures: Mapping[str, Any], rows: int) -> dict[str, Any]:
+    """Return what of a bundle's figures still holds when its heads are fitted anew.
+
+    Args:
+        figures: of the bundle that the adapter is taken from.
+        rows: that this bundle's own heads, and the regression on the frozen base, were fitted on.
+    """
+    held = figures.get("baselines", {})
+    kept: dict[str, Any] = {"baselines": {name: held[name] for name in _OF_BASE if name in held}}
+    if "frozen" in kept["baselines"]:
+        kept["baselines"]["frozen"] = {"fitted_on": rows, **held["frozen"]}
+    for part in PARTS:
+        one = figures.get(part, {})
+        kept[part] = _of_words(one)
+        kept[part]["by_language"] = {
+            language: _of_words(spoken) for language, spoken in one.get("by_language", {}).items()
+        }
+    return kept
+
+
+def _of_words(figures: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in figures.items() if name.startswith(_OF_WORDS)}
+
+
+def merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `old` with `new` laid over it, level by level."""
+    both = dict(old)
     for key, value in new.items():
-        held = merged.get(key)
+        held = both.get(key)
         if isinstance(held, Mapping) and isinstance(value, Mapping):
-            merged[key] = _merged(held, value)
+            both[key] = merged(held, value)
         else:
-            merged[key] = value
-    return merged
+            both[key] = value
+    return both

@@ -130,7 +130,7 @@ def rows_of(corpus: Corpus) -> list[int]:
 
 def encode(model: LanguageModel, corpus: Corpus, index: Sequence[int]) -> dict[int, Example]:
     """Encode rows as in training, by index."""
-    hears = model.bundle.info.spec.meaning_size > 0
+    heard = corpus.heard_by(model.bundle.info.spec, index)
     return {
         at: encode_example(
             corpus.rows[at],
@@ -138,9 +138,9 @@ def encode(model: LanguageModel, corpus: Corpus, index: Sequence[int]) -> dict[i
             model.encoder,
             corpus.registry,
             model.languages,
-            corpus.meaning_BM[at].tolist() if hears else (),
+            heard_of_it,
         )
-        for at in index
+        for at, heard_of_it in zip(index, heard, strict=True)
     }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from engine.embed import SentenceEmbedder
 from engine.host import Host, Job, LineDone, LineSoFar, StateKnown
+from engine.listen import listener_of
 from engine.model import LanguageModel
 from engine.serving.batch import BatchHost, BatchLimits
 from engine.serving.lean import LeanDecoder
@@ -30,8 +31,9 @@ class Ours:
     def __init__(self, host: Host, workload: Workload) -> None:
         self._host = host
         self._workload = workload
-        listens = host.model.bundle.info.spec.meaning_size > 0
-        self._embedder = SentenceEmbedder(resolve_embedder(None)) if listens else None
+        wanted = host.model.bundle.info.embedder_id
+        embedder = SentenceEmbedder(resolve_embedder(None)) if wanted else None
+        self._embedder = listener_of(wanted, embedder) if embedder else None
         self._hear("Good evening.")  # the first call of a library sets things up
 
     def _hear(self, words: str) -> tuple[float, ...]:

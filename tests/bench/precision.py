@@ -97,8 +97,7 @@ def _turns(corpus: Corpus, model: LanguageModel, count: int) -> Turns:
         model.encoder.encode(row_parts(corpus.rows[at], corpus.registry, model.languages, flags))
         for at, flags in zip(chosen, permitted, strict=True)
     ]
-    hears = model.bundle.info.spec.meaning_size > 0
-    meanings = [tuple(corpus.meaning_BM[at].tolist()) if hears else () for at in chosen]
+    meanings = [tuple(one) for one in corpus.heard_by(model.bundle.info.spec, chosen)]
     return Turns(prompts, permitted, meanings)
 
 
