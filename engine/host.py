@@ -37,7 +37,7 @@ class Job:
 
     `prefix` counts the leading ids that the NPC's stage shares with other prompts, and `session` names
     whose prompt it is: what may be kept for the next one. `write` is False where only the heads are
-    wanted. `meaning` is the utterance's sentence vector, where the model's heads read one. All values
+    wanted. `meaning` is what is heard of the utterance, where the model's heads read that. All values
     can be pickled.
     """
 

@@ -175,7 +175,7 @@ class LanguageModel:
 
         Args:
             ids: the prompt.
-            meaning: the utterance's sentence vector, where the bundle's heads read one.
+            meaning: what is heard of the utterance, where the bundle's heads read that.
 
         Raises:
             ModelError: the forward pass failed or gave values that are not finite.
@@ -195,7 +195,7 @@ class LanguageModel:
 
         Args:
             hidden_1H: the hidden state.
-            meaning: the utterance's sentence vector, of the bundle's width.
+            meaning: what is heard of the utterance, of the bundle's width.
 
         Raises:
             ModelError: a value is not finite, or the sentence vector is not the bundle's.

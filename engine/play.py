@@ -47,8 +47,8 @@ _LEAST_TOLD = 0.05
 class Parts:
     """Everything a turn works with; replaced whole by a reload, so that no turn sees a mixture.
 
-    `embedder` serves gate and knowledge; `listener` gives the sentence vector that the bundle's heads
-    read, and is the same one unless EMBEDDER names another. None: the heads read none.
+    `embedder` serves gate and knowledge; `listener` gives what the bundle's heads hear of an
+    utterance: the same vectors, mostly with counted words behind them. None: they hear nothing.
     """
 
     registry: NPCRegistry
@@ -58,7 +58,7 @@ class Parts:
     listener: Embedder | None = None
 
     def meaning(self, utterance: str) -> tuple[float, ...]:
-        """Return the utterance's sentence vector for the heads, or () where they read none."""
+        """Return what the heads hear of an utterance; () where they hear nothing."""
         if self.listener is None:
             return ()
         return tuple(self.listener.encode([utterance])[0].tolist())

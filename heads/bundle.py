@@ -78,7 +78,8 @@ class BundleInfo:
         spec: the heads' flags, width, layer, acts.
         base_id, base_fingerprint: the base model the bundle was trained for.
         languages: those its model can write.
-        embedder_id: of the sentence vectors that the heads read; empty where they read none.
+        embedder_id: of what the heads hear: a sentence embedder, with or without counted words; empty
+            where they hear nothing.
         markers: marker → token id; the rows of marker_rows.safetensors are in this order.
         calibration: flag → Platt.
         threshold_source: "constant" (of `thresholds`) or "head".

@@ -1,12 +1,13 @@
 """The heads: delta (2), flag (N, logits), threshold (N, sigmoid).
 
-    input      [hidden state at <STATE> (H) ; the utterance's sentence vector (M, may be 0)]
+    input      [hidden state at <STATE> (H) ; what was heard of the utterance (M, may be 0)]
     flag       linear
     threshold  linear, sigmoid
     delta      softmax over acts (linear) times what each act is worth; without acts: linear, tanh
 
 All are linear on one vector; float32 throughout, since they cost nothing beside the model. A small base
-reads a state well and a sentence poorly; the sentence vector, which a turn has anyway, makes up for it.
+reads a state well and a sentence poorly; the sentence vector, which a turn has anyway, and counted words
+make up for it.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class HeadOutputs:
 
 
 class StateHeads(nn.Module):
-    """Reads delta, flags and thresholds from the hidden state at <STATE> and the sentence vector."""
+    """Reads delta, flags and thresholds from the hidden state at <STATE> and what was heard."""
 
     def __init__(self, spec: HeadSpec) -> None:
         super().__init__()
@@ -53,7 +54,8 @@ class StateHeads(nn.Module):
 
         Args:
             hidden_BH: hidden states, shape (B, H).
-            meaning_BM: unit sentence vectors of the utterances, shape (B, M), where the spec asks.
+            meaning_BM: what was heard of the utterances (unit sentence vectors, and where the bundle
+                says so counted words behind them), shape (B, M), where the spec asks.
 
         Raises:
             ValueError: sentence vectors are missing, of another width, or not asked for.

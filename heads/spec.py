@@ -21,7 +21,7 @@ class HeadSpec:
         flags: names in the order of the flag head's outputs.
         hidden_size: width of the hidden state.
         layer: decoder layer whose output is read, counted from 1; `FINAL_NORM` for the last.
-        meaning_size: width of the utterance's sentence vector, which the heads read beside the hidden
+        meaning_size: width of what is heard of the utterance, which the heads read beside the hidden
             state; 0: they read the hidden state alone.
         acts: names of the ways of treating an NPC that the delta is a mean of; none: the delta head
             gives the delta itself.
@@ -50,5 +50,5 @@ class HeadSpec:
 
     @property
     def width(self) -> int:
-        """How many numbers the heads read: hidden state and sentence vector."""
+        """How many numbers the heads read: hidden state and what was heard."""
         return self.hidden_size + self.meaning_size

@@ -30,7 +30,18 @@ from engine.schema import Context
 from engine.service import EngineService
 from engine.settings import Settings
 from engine.ui import tables
-from tests.engines import ALL_FIRE, KEEPER, NONE_FIRES, SHIPPED, Workshop, ask, steady, write_npcs
+from engine.weights import BaseFiles
+from tests.engines import (
+    ALL_FIRE,
+    KEEPER,
+    NONE_FIRES,
+    SHIPPED,
+    Workshop,
+    ask,
+    settings_for,
+    steady,
+    write_npcs,
+)
 from tests.engines import keeper_data as keeper_file
 
 OPEN = {
@@ -445,3 +456,14 @@ def test_running_and_recording_are_the_owners(lab: Workshop) -> None:
     api = Api(lab.service(admin_token="owner")).calls()
     for refused in (api["scenes_run"](), api["scene_record"]("p1", KEEPER, "", "x", "guess")):
         assert refused["error"]["code"] == "not_allowed"
+
+
+@pytest.mark.real
+def test_every_shipped_scene_passes_with_what_ships(
+    real_base: BaseFiles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usual = {"max_prompt_tokens": 1536, "max_text_tokens": 512}
+    settings = settings_for(tmp_path, npc_dir=SHIPPED, model_cache=real_base.path.parent, **usual)
+    folder, last = SHIPPED / "scenes", tmp_path / "last.json"
+    verdict = main(["--scenes", str(folder), "--last", str(last)], lambda: EngineService(settings))
+    assert verdict == PASSED, capsys.readouterr().out
