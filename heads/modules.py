@@ -6,8 +6,8 @@
     delta      softmax over acts (linear) times what each act is worth; without acts: linear, tanh
 
 All are linear on one vector; float32 throughout, since they cost nothing beside the model. A small base
-reads a state well and a sentence poorly; the sentence vector, which a turn has anyway, and counted words
-make up for it.
+reads a state well and a sentence poorly; the sentence vector, which a turn has anyway, and counted
+words make up for it.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ TRAINING_MAY_USE = {
     "engine.naming",
     "engine.text",
     "engine.embed",
+    "engine.listen",
     "engine.errors",
     "engine.decision",
     "engine.decode",
