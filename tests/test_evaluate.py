@@ -138,6 +138,14 @@ def test_heads_alone_are_measured_as_among_all_and_the_rest_stays_as_it_was(
     assert both.info.metrics == found.figures
 
 
+def test_a_bundle_that_hears_by_another_embedder_is_refused_before_anything_is_read(corpus, source):
+    bundle = bundle_for()
+    heads = tiny_bundle(*tiny_model("qwen2"), layer=2, listens=True)
+    info = replace(heads.info, training=bundle.info.training, embedder_id="another")
+    with pytest.raises(EvaluationError, match="set EMBEDDER to the one"):
+        evaluate(corpus, replace(heads, info=info), source, WordEmbedder())
+
+
 def test_new_heads_keep_what_is_said_of_the_words_and_of_the_base(found):
     kept = without_heads(found.figures, 4)
     assert kept["test"]["perplexity"] == found.figures["test"]["perplexity"]

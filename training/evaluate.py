@@ -109,7 +109,8 @@ def evaluate(
         heads_only: leave out the base alone and the words, whose figures do not hang on the heads.
 
     Raises:
-        EvaluationError: the bundle knows other flags, or there are too few rows.
+        EvaluationError: the bundle knows other flags or hears by another embedder, or there are too
+            few rows.
         NotReady: the bundle was made for another base.
         ModelError: the model gave values that are not finite.
     """
@@ -117,6 +118,12 @@ def evaluate(
         raise EvaluationError(
             "the bundle's flags are not those of this program; train one again with: "
             "python -m training fit"
+        )
+    wanted = bundle.info.embedder_id
+    if wanted and listener_of(wanted, encoder) is None:
+        raise EvaluationError(
+            f"the bundle hears utterances by {wanted}, and {encoder.id} is what there is: set "
+            "EMBEDDER to the one it was made with"
         )
     index, seed = rows_of(corpus), bundle_seed(bundle)
     if not (index and corpus.split.train and corpus.split.valid):
@@ -254,8 +261,6 @@ def _bench(
 ) -> Bench:
     wanted = model.bundle.info.embedder_id
     listener = listener_of(wanted, encoder) if wanted else None
-    if wanted and listener is None:
-        raise EvaluationError(f"the bundle hears by {wanted}, and {encoder.id} is what there is")
 
     def read(rows: Sequence[Row], judged: Sequence[Judged], what: str) -> Readings:
         said = [row.player_utterance for row in rows]
