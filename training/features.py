@@ -6,7 +6,6 @@ a CPU and not an hour. Knows nothing of labels or heads.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -22,6 +21,7 @@ from transformers import DynamicCache
 from engine.model import default_marker_rows, install_marker_rows, run_decoder
 from engine.npc import NPCRegistry
 from engine.prompt import EncodedPrompt, PromptEncoder, choose_marker_ids
+from training.kept import KeptArrays, key_of
 from training.prompts import row_parts
 from training.rows import Row
 
@@ -62,48 +62,22 @@ class FeatureStore:
     """Features kept on disk by prompt, so that a changed row costs one row and not two thousand.
 
     Args:
-        path: an .npz file, read now and written by `save`; None keeps them in memory only.
+        path: an .npz file; None keeps them in memory only.
         base: fingerprint of the base: features of another base are not used.
     """
 
     def __init__(self, path: Path | None, base: str) -> None:
-        self._path = path
-        self._base = base
-        self._held: dict[str, np.ndarray] = {}
-        if path is not None and path.is_file():
-            with np.load(path) as stored:
-                if str(stored["base"]) == base:
-                    keys = (str(key) for key in stored["keys"])
-                    self._held = dict(zip(keys, stored["features"], strict=True))
+        self._kept = KeptArrays(path, base, save_every=_SAVE_EVERY)
 
     def read(self, reader: Reader, prompts: Sequence[EncodedPrompt]) -> np.ndarray:
         """Return `state_features` of `prompts`; only unknown ones go through the model."""
-        keys = [_key(prompt) for prompt in prompts]
-        unknown = [at for at, key in enumerate(keys) if key not in self._held]
-        for start in range(0, len(unknown), _SAVE_EVERY):
-            part = unknown[start : start + _SAVE_EVERY]
-            found = state_features(reader, [prompts[at] for at in part]).astype(np.float16)
-            self._held.update(zip((keys[at] for at in part), found, strict=True))
-            self.save()
-        return np.stack([self._held[key] for key in keys]).astype(np.float32)
+        by_key = {key_of(prompt.ids): prompt for prompt in prompts}
 
-    def save(self) -> None:
-        """Write everything held to the file, whole or not at all."""
-        if self._path is None or not self._held:
-            return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = self._path.with_suffix(".part.npz")
-        np.savez(
-            fresh,
-            base=self._base,
-            keys=np.array(list(self._held)),
-            features=np.stack(list(self._held.values())),
-        )
-        fresh.replace(self._path)
+        def make(part: Sequence[str]) -> np.ndarray:
+            return state_features(reader, [by_key[key] for key in part]).astype(np.float16)
 
-
-def _key(prompt: EncodedPrompt) -> str:
-    return hashlib.sha256(np.array(prompt.ids, dtype=np.int64).tobytes()).hexdigest()
+        found = self._kept.read(list(by_key), make)
+        return np.stack([found[key_of(one.ids)] for one in prompts]).astype(np.float32)
 
 
 @torch.inference_mode()
