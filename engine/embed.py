@@ -49,6 +49,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.compute import compute
 from engine.errors import WeightsError
 from engine.text import clean, fold, hangul_share, has_words
 
@@ -207,7 +208,7 @@ class SentenceEmbedder:
 
     def model_vectors(self, texts: Sequence[str]) -> Vectors:
         """Return the sentence model's own unit vectors, shape (len(texts), model's size)."""
-        return unit_rows(self._model.encode(list(texts), show_progress_bar=False))
+        return unit_rows(compute(lambda: self._model.encode(list(texts), show_progress_bar=False)))
 
     def _encode(self, texts: Sequence[str]) -> Vectors:
         """Return the joined vectors of cleaned texts, shape (len(texts), dim)."""

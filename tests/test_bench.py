@@ -378,7 +378,8 @@ def test_the_limit_counts_weights_and_caches_once(model):
     decoder = LeanDecoder(model.model, 500)
     weights = decoder.weights.bytes
     a_token = 2 * 3 * 2 * 16 * 4  # keys and values, layers, heads, width, fp32
-    assert step_bytes(decoder, make_step("whole", decoder), 16, 420) == weights + 16 * 420 * a_token
+    found = step_bytes(decoder, make_step("whole", decoder), 16, 280, 140)
+    assert found == weights + (280 + 16 * 140) * a_token
     linear = [one for one in model.model.model.modules() if isinstance(one, torch.nn.Linear)]
     products = 2 * sum(one.weight.numel() for one in linear)
     attention = 4 * 3 * 64 * (281 + 282)
@@ -390,9 +391,9 @@ def test_fractions_are_told_with_what_they_come_from(model, workload):
     decoder = LeanDecoder(model.model, 500)
     limit = measure_limit(decoder, make_steps(decoder), workload, model.suppressed, machine)
     for lines in (1, 16):
-        ideal = (
-            step_bytes(decoder, make_step("whole", decoder), lines, 400 + LENGTHS.reply // 2) / 2e9
-        )
+        own = LENGTHS.prompt + LENGTHS.reply // 2 - LENGTHS.prefix
+        step = make_step("whole", decoder)
+        ideal = step_bytes(decoder, step, lines, LENGTHS.prefix, own) / 2e9
         measured = limit[f"step_ms_{lines}"] / 1e3
         assert limit[f"decode_fraction_{lines}"] == pytest.approx(ideal / measured)
     assert limit["prefill_fraction"] > 0

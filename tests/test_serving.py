@@ -27,7 +27,15 @@ from engine.serving.caches import BatchCache, RowCache
 from engine.serving.lean import LeanDecoder, why_not_lean
 from engine.serving.prompts import PromptCache, common_length
 from engine.serving.start import make_host
-from engine.serving.steps import FORMS, TorchStep, make_step, make_steps, quantise_rows
+from engine.serving.steps import (
+    FORMS,
+    Entry,
+    TorchStep,
+    make_step,
+    make_steps,
+    make_whole,
+    quantise_rows,
+)
 from engine.serving.tuning import choose_steps, joined
 from engine.serving.weights import gather_weights
 from heads.spec import FINAL_NORM
@@ -194,7 +202,7 @@ def test_compiled_steps_equal_the_librarys_whatever_the_neighbours(kind, form):
     ids_T = torch.randint(3, 200, (30,), generator=generator)
     expected = model(input_ids=ids_T[None]).logits[0]
     for others in range(7):
-        batch = BatchCache(decoder.shape, decoder.dtype)
+        batch = step.batch()
         for at in range(others + 1):
             length = 20 if at == others else int(torch.randint(1, 90, (1,), generator=generator))
             row = RowCache(decoder.shape, length, decoder.dtype)
@@ -209,12 +217,12 @@ def test_compiled_steps_equal_the_librarys_whatever_the_neighbours(kind, form):
 def test_int8_gives_a_line_the_same_numbers_in_any_company():
     model, _ = tiny_model("llama")
     decoder = LeanDecoder(model.to(torch.bfloat16), 200)
-    step, row = make_step("int8", decoder), RowCache(decoder.shape, 40, torch.bfloat16)
-    feed(decoder, row, torch.randint(3, 200, (33,)))
-    found = []
+    step, ids_T, found = make_step("int8", decoder), torch.randint(3, 200, (33,)), []
     for lines in range(1, 9):
-        batch = BatchCache(decoder.shape, decoder.dtype)
+        batch = step.batch()
         for _ in range(lines):
+            row = RowCache(decoder.shape, 40, torch.bfloat16)
+            feed(decoder, row, ids_T)
             batch.join(row, 50)
         found.append(step.logits(torch.arange(7, 7 + lines).flip(0), batch)[-1])
     assert all(torch.equal(one, found[0]) for one in found)
@@ -232,10 +240,86 @@ def test_compiled_steps_in_bfloat16_are_as_near_to_float32_as_the_librarys(form)
     decoder = LeanDecoder(half, 60)
     row = RowCache(decoder.shape, 39, torch.bfloat16)
     feed(decoder, row, ids_T[:39])
-    batch = BatchCache(decoder.shape, decoder.dtype)
+    step = make_step(form, decoder)
+    batch = step.batch()
     batch.join(row, 41)
-    found = make_step(form, decoder).logits(ids_T[39:], batch)[0].float()
+    found = step.logits(ids_T[39:], batch)[0].float()
     assert (found - exact).abs().mean() < 2 * (library - exact).abs().mean() + 1e-3
+
+
+@pytest.mark.parametrize("head_dim", [8, 16])  # tensor operators, and compiled loops
+@pytest.mark.parametrize("form", FORMS)
+@torch.inference_mode()
+def test_lines_behind_a_shared_beginning_are_what_they_are_alone_and_leave_it_as_it_is(
+    form, head_dim
+):
+    model, _ = tiny_model("llama", head_dim=head_dim)
+    decoder = LeanDecoder(model, 200)
+    step = make_step("whole" if head_dim == 8 else form, decoder)
+    generator = torch.Generator().manual_seed(4)
+    begun_T = torch.randint(3, 200, (21,), generator=generator)
+    first = RowCache(decoder.shape, 21, decoder.dtype)
+    feed(decoder, first, begun_T)
+    before = first.data.clone()
+    sharing, alone = step.batch(), step.batch()
+    for length in (30, 1, 17):
+        tail_T = torch.randint(3, 200, (length,), generator=generator)
+        row = RowCache(decoder.shape, length, decoder.dtype, behind=first.data)
+        feed(decoder, row, tail_T)
+        sharing.join(row, row.length + 9)
+        whole = RowCache(decoder.shape, 21 + length, decoder.dtype)
+        feed(decoder, whole, torch.cat([begun_T, tail_T]))
+        alone.join(whole, whole.length + 9)
+    for _ in range(9):
+        ids = torch.randint(3, 200, (3,), generator=generator)
+        found, expected = step.logits(ids, sharing), step.logits(ids, alone)
+        assert torch.allclose(found, expected, atol=1e-3)
+    assert torch.equal(first.data, before)
+
+
+@pytest.mark.parametrize("head_dim", [8, 16])
+@pytest.mark.parametrize("lines", [0, 1, 3])
+@torch.inference_mode()
+def test_what_enters_is_read_along_with_a_step_as_it_would_be_alone(lines, head_dim):
+    model, _ = tiny_model("qwen2", head_dim=head_dim)
+    decoder = LeanDecoder(model, 200)
+    step = make_whole(decoder)
+    ids_T = torch.randint(3, 200, (40,), generator=torch.Generator().manual_seed(5))
+    expected = model(input_ids=ids_T[None]).logits[0]
+    begun = RowCache(decoder.shape, 10, decoder.dtype)
+    feed(decoder, begun, ids_T[:10])
+    batch = step.batch()
+    for _ in range(lines):
+        row = RowCache(decoder.shape, 20, decoder.dtype, behind=begun.data)
+        feed(decoder, row, ids_T[10:30])
+        batch.join(row, 40)
+    entries = []
+    for start, end in ((25, 32), (10, 11)):
+        row = RowCache(decoder.shape, end - 10, decoder.dtype, behind=begun.data)
+        if start > 10:
+            feed(decoder, row, ids_T[10:start])
+        entries.append(Entry(row, ids_T[start:end].tolist()))
+    found = step.logits(ids_T[30:31].repeat(lines), batch, entries).float()
+    assert len(found) == lines + 2
+    assert torch.allclose(found[:lines], expected[30].expand(lines, -1), atol=1e-3)
+    assert torch.allclose(found[lines], expected[31], atol=1e-3)
+    assert torch.allclose(found[lines + 1], expected[10], atol=1e-3)
+    assert batch.lengths == [31] * lines
+    assert [one.row.length for one in entries] == [32, 11]
+
+
+@torch.inference_mode()
+def test_line_without_room_for_a_token_is_refused_before_anything_is_written():
+    model, _ = tiny_model("llama")
+    decoder = LeanDecoder(model, 200)
+    step, row = make_step("int8", decoder), RowCache(decoder.shape, 5, decoder.dtype)
+    feed(decoder, row, torch.randint(3, 200, (5,)))
+    batch = step.batch()
+    batch.join(row, 6)
+    step.logits(torch.tensor([7]), batch)
+    with pytest.raises(IndexError, match="no room"):
+        step.logits(torch.tensor([7]), batch)
+    assert batch.lengths == [6]
 
 
 def test_int8_matrices_are_near_and_their_scales_are_a_row_each():
@@ -287,11 +371,11 @@ def test_least_recently_used_beginning_goes_first_and_the_limit_holds():
     cache = PromptCache(2 * each)
     cache.keep_shared((1, 2), stored(10))
     cache.keep_shared((3, 4), stored(10))
-    assert cache.find((1, 2), (9,), "", most=0).length == 2
+    assert cache.find((1, 2), (9,), "", most=0).length == 10
     cache.keep_shared((5, 6), stored(10))
     assert cache.bytes <= cache.limit_bytes
     assert cache.find((3, 4), (9,), "", most=0).length == 0
-    assert cache.find((1, 2), (9,), "", most=0).length == 2
+    assert cache.find((1, 2), (9,), "", most=0).length == 10
 
 
 def test_limit_of_nothing_keeps_nothing():
@@ -306,7 +390,9 @@ def test_sessions_find_their_own_last_turn_and_no_other():
     cache.keep_own((1, 2), (7, 8, 9), "a", stored(3, 5.0))
     found = cache.find((1, 2), (7, 8, 4, 0), "a", most=3)
     assert found.length == 4
-    assert [part.shape[3] for part in found.parts] == [2, 2]
+    assert found.shared is not None
+    assert found.own is not None
+    assert (found.shared.shape[3], found.own.shape[3]) == (2, 2)
     assert cache.find((1, 2), (7, 8, 9, 0), "a", most=1).length == 3
     assert cache.find((1, 2), (7, 8, 9, 0), "a", most=3, grain=2).length == 4
     assert cache.find((1, 2), (7, 8, 9, 0), "b", most=3).length == 2

@@ -224,15 +224,16 @@ def _train(options: argparse.Namespace) -> int:
     if start and options.refit:
         bundle = refit_bundle(corpus, base, args, options.run, start)
     else:
-        frozen, scaling = _frozen(options, corpus, base)
+        # A run that goes on from a bundle fits its first heads on what that bundle's adapter reads.
+        frozen, scaling = (None, None) if start else _frozen(options, corpus, base)
         bundle = train_bundle(
             corpus,
             base,
             args,
             options.run,
-            heads=frozen.heads,
+            heads=frozen.heads if frozen else None,
             scaling=scaling,
-            frozen=frozen.info.metrics,
+            frozen=frozen.info.metrics if frozen else None,
             start=start,
             resume=options.resume,
             finish=options.finish,

@@ -3,9 +3,11 @@
     waiting ── reading (one prompt at a time, a slice between two steps) ── writing (all in one batch)
                    │ at <STATE>: heads, decision, first event                  │ a token a step each
 
-A turn joins the batch when its prompt is read and leaves when its line ends, so nobody waits for the
-longest line. One thread owns the model and the caches; callers hand in jobs and take events from
-queues of their own. What a turn decides does not depend on who else is there.
+A turn joins the batch when its prompt is read: the next step reads its decision in words along with
+everyone's last word. It leaves when its line ends, so nobody waits for the longest line. One thread
+owns the model and the caches; callers hand in jobs and take events from queues of their own. What else
+is to be computed is done there too, between two steps (`engine.compute`). What a turn decides does not
+depend on who else is there.
 
 Why not the library's continuous batching: as of transformers 5.24 it gives no hidden states (the heads
 need them) and drops the repetition penalty, and its paged attention wants a GPU kernel.
@@ -20,27 +22,25 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from engine.compute import disown, own
 from engine.decision import decide
 from engine.decode import Sampler, TextStream, choose_tokens, stops_line
 from engine.errors import Busy, EngineError, ModelError
 from engine.host import Event, Job, Line, LineDone, StateKnown, line_start, ms_since
 from engine.model import LanguageModel
-from engine.serving.caches import BatchCache, RowCache
+from engine.serving.caches import RowCache
 from engine.serving.lean import LeanDecoder
 from engine.serving.prompts import PromptCache
-from engine.serving.steps import Steps, make_steps
+from engine.serving.steps import Entry, Steps, make_steps
 from heads.spec import FINAL_NORM
 
 logger = logging.getLogger(__name__)
-
-# Room for the decision in words behind a prompt; more is made where it does not do.
-_ACT_ROOM = 96
 
 
 @dataclass(frozen=True)
@@ -102,15 +102,17 @@ class BatchHost:
         self.prompts = PromptCache(self.limits.cache_bytes)
         self._layer = model.bundle.info.spec.layer
         self._state_id = model.encoder.state_id
-        self._batch = BatchCache(decoder.shape, decoder.dtype, decoder.device)
+        self._batch = self.steps.batch()
         self._writing: list[_Turn] = []
         self._waiting: deque[_Turn] = deque()
+        self._asked: deque[Callable[[], None]] = deque()
         self._reading: _Turn | None = None
         self._inside = 0
         self._closed = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="batch", daemon=True)
         self._thread.start()
+        own(self)
 
     def run(self, job: Job) -> Iterator[Event]:
         """Run `job`; yield the state first, then the growing line, then the whole of it.
@@ -160,11 +162,24 @@ class BatchHost:
         Args:
             wait_s: seconds to wait for that end, at most.
         """
+        disown(self)
         with self._changed:
             self._closed = True
             self._changed.notify()
         if wait_s:
             self._thread.join(timeout=wait_s)
+
+    def take(self, work: Callable[[], None]) -> bool:
+        """Do other work in the model's thread; see `engine.compute.Owner`."""
+        if threading.current_thread() is self._thread:
+            work()
+            return True
+        with self._changed:
+            if self._closed:
+                return False
+            self._asked.append(work)
+            self._changed.notify()
+        return True
 
     @property
     def load(self) -> dict[str, Any]:
@@ -182,16 +197,24 @@ class BatchHost:
     # --- the one thread that owns the model ------------------------------------------------------
 
     def _work(self) -> None:
-        with torch.inference_mode():
-            while self._wait():
-                self._drop_cancelled()
-                self._read_slice()
-                self._write_step()
+        try:
+            with torch.inference_mode():
+                while self._wait():
+                    while self._asked:
+                        self._asked.popleft()()
+                    self._drop_cancelled()
+                    self._write_step(self._read_slice())
+        finally:
+            with self._changed:
+                self._closed = True
+                asked, self._asked = self._asked, deque()
+            for work in asked:  # somebody waits for each of them
+                work()
 
     def _wait(self) -> bool:
         """Wait for something to do; return False once closed and empty."""
         with self._changed:
-            while not (self._waiting or self._reading or self._writing):
+            while not (self._asked or self._waiting or self._reading or self._writing):
                 if self._closed:
                     return False
                 self._changed.wait()
@@ -204,50 +227,54 @@ class BatchHost:
         if self._reading and self._reading.cancelled:
             self._reading = None
 
-    def _read_slice(self) -> None:
-        """Read one slice of one prompt, if there is room in the batch for its line."""
+    def _read_slice(self) -> list[_Turn]:
+        """Read one slice of one prompt, if there is room in the batch for its line.
+
+        Returns:
+            Turns whose prompt is read and that have a line to write: one at most.
+        """
         if self._reading is None:
             with self._changed:
                 while self._waiting and self._waiting[0].cancelled:
                     self._waiting.popleft()
                 if not self._waiting or len(self._writing) >= self.limits.batch:
-                    return
+                    return []
                 self._reading = self._waiting.popleft()
         turn = self._reading
         try:
-            if turn.cache is None:
-                self._begin(turn)
-            elif turn.cache.length < len(turn.job.ids):
-                self._read_prompt(turn, turn.cache)
-            else:
-                self._read_suffix(turn, turn.cache)
+            cache = turn.cache or self._begin(turn)
+            self._read_prompt(turn, cache)
         except EngineError as failure:
             self._fail(turn, failure)
         except (RuntimeError, ValueError, IndexError) as exc:
             self._fail(turn, ModelError(f"the model failed while it read the prompt: {exc}"), exc)
+        return [turn] if turn.suffix and turn.cache else []
 
-    def _begin(self, turn: _Turn) -> None:
-        """Take what is kept of the prompt, then read the first slice of the rest."""
-        job = turn.job
+    def _begin(self, turn: _Turn) -> RowCache:
+        """Make a turn's cache: behind what is kept of its prompt, or for the constant part first."""
+        job, grain = turn.job, self.limits.slice
         if job.ids.count(self._state_id) != 1:
             raise ModelError(
                 "the model failed while it read the prompt: it needs exactly one <STATE>, found "
                 f"{job.ids.count(self._state_id)}"
             )
-        turn.cache = RowCache(
-            self.decoder.shape,
-            len(job.ids) + _ACT_ROOM,
-            self.decoder.dtype,
-            self.decoder.device,
-        )
-        if job.prefix:
-            shared, rest = job.ids[: job.prefix], job.ids[job.prefix :]
-            most = rest.index(self._state_id) if self._state_id in rest else 0
-            grain = self.limits.slice
-            kept = self.prompts.find(shared, rest, job.session, most=most, grain=grain)
-            for part in kept.parts:
-                turn.cache.take(part)
-        self._read_prompt(turn, turn.cache)
+        if not job.prefix:
+            turn.cache = self._row(len(job.ids))
+            return turn.cache
+        shared, rest = job.ids[: job.prefix], job.ids[job.prefix :]
+        most = rest.index(self._state_id) if self._state_id in rest else 0
+        kept = self.prompts.find(shared, rest, job.session, most=most, grain=grain)
+        if kept.shared is None:
+            turn.cache = self._row(job.prefix)
+        else:
+            turn.cache = self._row(len(rest), behind=kept.shared)
+            if kept.own is not None:
+                turn.cache.take(kept.own)
+        return turn.cache
+
+    def _row(self, room: int, behind: torch.Tensor | None = None) -> RowCache:
+        decoder = self.decoder
+        return RowCache(decoder.shape, room, decoder.dtype, decoder.device, behind=behind)
 
     def _read_prompt(self, turn: _Turn, cache: RowCache) -> None:
         job, start = turn.job, cache.length
@@ -260,8 +287,9 @@ class BatchHost:
             at = job.ids.index(self._state_id) - start
             read_TH = last_TH if tapped_TH is None else tapped_TH
             turn.hidden_1H = read_TH[at : at + 1].float().cpu()
-        if end == job.prefix and start < end:
-            self.prompts.keep_shared(job.ids[:end], cache.part(0, end))
+        if end == job.prefix:
+            self.prompts.keep_shared(job.ids[:end], cache.data)
+            turn.cache = cache = self._row(len(job.ids) - end, behind=cache.data)
         if end == len(job.ids):
             self._know_state(turn, cache)
 
@@ -276,27 +304,13 @@ class BatchHost:
         decision = decide(reading, job.plan.rules) if job.plan else None
         turn.events.put(StateKnown(reading, decision, ms_since(turn.started)))
         turn.started = time.perf_counter()
+        self._reading = None
         if job.write:
             turn.suffix = line_start(self.model.encoder, job, decision)
+            cache.grow(cache.length + len(turn.suffix) + job.sampling.max_new_tokens)
         else:
-            self._reading = None
             turn.events.put(None)
-
-    def _read_suffix(self, turn: _Turn, cache: RowCache) -> None:
-        """Read the decision in words, choose the first token, and join the batch."""
-        needed = cache.length + len(turn.suffix)
-        if needed > cache.room:
-            longer = RowCache(self.decoder.shape, needed, self.decoder.dtype, self.decoder.device)
-            longer.take(cache.data[:, :, :, : cache.length])
-            turn.cache = cache = longer
-        last_TH, _ = self._feed(turn.suffix, cache)
-        logits_1V = self.decoder.logits(last_TH[-1:])
-        token = turn.sampler.choose(logits_1V[0], turn.generated)
-        self._reading = None
-        if self._take(turn, token):
-            self._batch.join(cache, cache.length + turn.job.sampling.max_new_tokens)
-            self._writing.append(turn)
-        turn.cache = None
+            turn.cache = None
 
     def _feed(
         self, ids: Sequence[int], cache: RowCache, *, tap: int = 0
@@ -307,31 +321,42 @@ class BatchHost:
         cache.finish(len(ids))
         return outputs
 
-    def _write_step(self) -> None:
-        """Write one token of every line."""
-        turns = self._writing
+    def _write_step(self, entering: Sequence[_Turn]) -> None:
+        """Write one token of every line, the first one of those that enter."""
+        turns = [*self._writing, *entering]
         if not turns:
             return
         try:
-            ids = torch.tensor([turn.generated[-1] for turn in turns], device=self.decoder.device)
-            logits_BV = self.steps.logits(ids, self._batch)
+            ids = [turn.generated[-1] for turn in self._writing]
+            ids_B = torch.tensor(ids, dtype=torch.long, device=self.decoder.device)
+            entries = [Entry(turn.cache, turn.suffix) for turn in entering if turn.cache]
+            logits_BV = self.steps.logits(ids_B, self._batch, entries)
             tokens = choose_tokens(
                 logits_BV, [turn.sampler for turn in turns], [turn.generated for turn in turns]
             )
         except (RuntimeError, ValueError, IndexError) as exc:
             failure = ModelError(f"the model failed while it wrote the line: {exc}")
-            for slot in reversed(range(len(turns))):
-                turn = turns[slot]
+            for slot in reversed(range(len(self._writing))):
                 self._leave(slot)
+            for turn in turns:
                 self._fail(turn, failure, exc)
             return
-        for slot in reversed(range(len(tokens))):
-            turn, token = turns[slot], tokens[slot]
-            if token is None:
+        going = [self._went_on(turn, token) for turn, token in zip(turns, tokens, strict=True)]
+        for slot in reversed(range(len(self._writing))):
+            if not going[slot]:
                 self._leave(slot)
-                self._fail(turn, ModelError("the model gave logits that are not finite"))
-            elif not self._take(turn, token):
-                self._leave(slot)
+        for turn, goes_on in zip(entering, going[len(turns) - len(entering) :], strict=True):
+            if goes_on and turn.cache:
+                self._batch.join(turn.cache, turn.cache.length + turn.job.sampling.max_new_tokens)
+                self._writing.append(turn)
+            turn.cache = None
+
+    def _went_on(self, turn: _Turn, token: int | None) -> bool:
+        """Take a token in; return whether the line goes on."""
+        if token is None:
+            self._fail(turn, ModelError("the model gave logits that are not finite"))
+            return False
+        return self._take(turn, token)
 
     def _take(self, turn: _Turn, token: int) -> bool:
         """Add a token to a line; return whether the line goes on."""

@@ -1,15 +1,18 @@
-"""Keys and values: of one sequence while its prompt is read, and of a batch while it is decoded.
+"""Keys and values: of one sequence, and of the lines that are decoded together.
 
-    RowCache   one sequence, of a fixed room; slices of a prompt are appended
-    BatchCache many sequences side by side; each step appends one id to every one of them
+    RowCache    one sequence: a shared beginning that is never written, and a part of its own behind it
+    LineCaches  the rows of a batch where they lie, for compiled loops on a CPU: nothing is copied
+    BatchCache  the rows of a batch side by side in one tensor, for tensor operators: copied in and out
 
-A sequence's rows are copied from the one into the other when it joins the batch, so that a step never
-has to gather. Knows nothing of models, prompts or turns.
+The beginning (an NPC's constant part, two thirds of a prompt) is held once for all who share it, so a
+further player costs memory for what is its own, and a step reads it from the processor's cache for all
+lines but the first. Knows nothing of models, prompts or turns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch.nn import functional as F
@@ -18,43 +21,66 @@ from engine.serving.lean import Shape
 
 
 class RowCache:
-    """Keys and values of one sequence, shape (layers, 2, kv heads, room, head width).
+    """Keys and values of one sequence, shape (layers, 2, kv heads, tokens, head width).
 
     Args:
         shape: of the model.
-        room: tokens that it can hold.
+        room: tokens that it can hold of its own.
         dtype, device: of the model.
+        behind: beginning that it goes on from, of that shape; it is shared, and never written.
     """
 
     def __init__(
-        self, shape: Shape, room: int, dtype: torch.dtype, device: torch.device | str = "cpu"
+        self,
+        shape: Shape,
+        room: int,
+        dtype: torch.dtype,
+        device: torch.device | str = "cpu",
+        *,
+        behind: torch.Tensor | None = None,
     ) -> None:
         self.shape = shape
+        self.shared = behind
         self.data = torch.empty(
             shape.layers, 2, shape.kv_heads, room, shape.head_dim, dtype=dtype, device=device
         )
-        self.length = 0
+        self.length = self.border
         self._mask: torch.Tensor | None = None
 
     @property
+    def border(self) -> int:
+        """Tokens of the shared beginning."""
+        return 0 if self.shared is None else int(self.shared.shape[3])
+
+    @property
     def room(self) -> int:
-        """Tokens that it can hold."""
-        return int(self.data.shape[3])
+        """Tokens that it can hold, the beginning's included."""
+        return self.border + int(self.data.shape[3])
 
     @property
     def bytes(self) -> int:
-        """Bytes that it occupies."""
+        """Bytes that its own part occupies."""
         return self.data.numel() * self.data.element_size()
+
+    def grow(self, room: int) -> None:
+        """Make room for `room` tokens in all, where there is less."""
+        if room <= self.room:
+            return
+        own, held = room - self.border, self.length - self.border
+        fresh = self.data.new_empty(*self.data.shape[:3], own, self.shape.head_dim)
+        fresh[:, :, :, :held].copy_(self.data[:, :, :, :held])
+        self.data = fresh
 
     def take(self, stored: torch.Tensor) -> None:
         """Append keys and values of further tokens, shape (layers, 2, kv heads, T, head width)."""
-        end = self.length + stored.shape[3]
-        self.data[:, :, :, self.length : end].copy_(stored)
-        self.length = end
+        start = self.length - self.border
+        end = start + stored.shape[3]
+        self.data[:, :, :, start:end].copy_(stored)
+        self.length += stored.shape[3]
 
     def part(self, start: int, end: int) -> torch.Tensor:
-        """Return a copy of the tokens from `start` to `end`."""
-        return self.data[:, :, :, start:end].clone()
+        """Return a copy of its own tokens from `start` to `end`, counted from the sequence's first."""
+        return self.data[:, :, :, start - self.border : end - self.border].clone()
 
     def begin(self, count: int) -> torch.Tensor:
         """Prepare for `count` ids; return their positions, (count,).
@@ -84,27 +110,92 @@ class RowCache:
     ) -> torch.Tensor:
         """See `Attention`: the N rows are the next ids of this sequence."""
         count = query_NHD.shape[0]
-        start, end = self.length, self.length + count
+        start = self.length - self.border
+        end = start + count
         keys, values = self.data[layer, 0], self.data[layer, 1]
         keys[:, start:end].copy_(key_NHD.transpose(0, 1))
         values[:, start:end].copy_(value_NHD.transpose(0, 1))
+        keys, values = keys[:, :end], values[:, :end]
+        if self.shared is not None:
+            keys = torch.cat([self.shared[layer, 0], keys], dim=1)
+            values = torch.cat([self.shared[layer, 1], values], dim=1)
         shape = self.shape
         # Query heads of one key-value head are further queries to it: nothing has to be repeated.
-        query = query_NHD.view(count, shape.kv_heads, shape.groups, shape.head_dim)
+        query = query_NHD.reshape(count, shape.kv_heads, shape.groups, shape.head_dim)
         query = query.permute(1, 2, 0, 3).reshape(1, shape.kv_heads, -1, shape.head_dim)
-        read = F.scaled_dot_product_attention(
-            query, keys[None, :, :end], values[None, :, :end], attn_mask=self._mask
-        )
+        read = F.scaled_dot_product_attention(query, keys[None], values[None], attn_mask=self._mask)
         read = read.view(shape.kv_heads, shape.groups, count, shape.head_dim)
         return read.permute(2, 0, 1, 3).reshape(count, -1)
+
+
+class Batch(Protocol):
+    """The lines that are decoded together. They fill slots from the first on."""
+
+    def __len__(self) -> int:
+        """How many lines there are."""
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Tokens of each line so far."""
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that the lines occupy, shared beginnings not counted."""
+
+    def join(self, row: RowCache, room: int) -> int:
+        """Take a sequence in, which may grow to `room` tokens; return its slot."""
+
+    def leave(self, slot: int) -> int:
+        """Let the sequence in `slot` go; return the slot that moved into its place (or `slot`)."""
+
+    def finish(self) -> None:
+        """Count a step in, once all layers have seen it."""
+
+
+class LineCaches:
+    """The rows of a batch where they lie; see `Batch`."""
+
+    def __init__(self) -> None:
+        self.rows: list[RowCache] = []
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each line so far."""
+        return [row.length for row in self.rows]
+
+    @property
+    def bytes(self) -> int:
+        """See `Batch`."""
+        return sum(row.bytes for row in self.rows)
+
+    def join(self, row: RowCache, room: int) -> int:
+        """See `Batch`; the row is the batch's from here on."""
+        row.grow(room)
+        self.rows.append(row)
+        return len(self.rows) - 1
+
+    def leave(self, slot: int) -> int:
+        """See `Batch`."""
+        last = len(self.rows) - 1
+        self.rows[slot] = self.rows[last]
+        self.rows.pop()
+        return last
+
+    def finish(self) -> None:
+        """See `Batch`."""
+        for row in self.rows:
+            row.finish(1)
 
 
 class BatchCache:
     """Keys and values of many sequences: a layer each, (2, slots, kv heads, room, head width).
 
-    Sequences fill the slots from the first on; where one leaves, the last moves into its place. Slots
-    and room grow as they are needed, and all is given back when nobody is there. Layers are held apart,
-    so that growing needs one layer's memory twice and not the whole of it.
+    Where a sequence leaves, the last moves into its place. Slots and room grow as they are needed, and
+    all is given back when nobody is there. Layers are held apart, so that growing needs one layer's
+    memory twice and not the whole of it.
 
     Args:
         shape: of the model.
@@ -129,31 +220,23 @@ class BatchCache:
         return len(self.lengths)
 
     @property
-    def layers(self) -> Sequence[torch.Tensor]:
-        """Keys and values, a layer each; the first `len` slots are taken."""
-        return self._layers
-
-    @property
     def bytes(self) -> int:
-        """Bytes that it occupies."""
+        """See `Batch`; rows without a line count as well."""
         return sum(layer.numel() * layer.element_size() for layer in self._layers)
 
     def join(self, row: RowCache, room: int) -> int:
-        """Take a sequence in; return its slot.
-
-        Args:
-            row: its keys and values so far.
-            room: tokens that it may grow to.
-        """
-        slot = len(self.lengths)
-        self._grow(slot + 1, max(room, row.length))
-        for layer, held in zip(self._layers, row.data, strict=True):
-            layer[:, slot, :, : row.length].copy_(held[:, :, : row.length])
-        self.lengths.append(row.length)
+        """See `Batch`; the row is copied."""
+        slot, border, end = len(self.lengths), row.border, row.length
+        self._grow(slot + 1, max(room, end))
+        for index, layer in enumerate(self._layers):
+            if row.shared is not None:
+                layer[:, slot, :, :border].copy_(row.shared[index])
+            layer[:, slot, :, border:end].copy_(row.data[index, :, :, : end - border])
+        self.lengths.append(end)
         return slot
 
     def leave(self, slot: int) -> int:
-        """Let the sequence in `slot` go; return the slot that moved into its place (or `slot`)."""
+        """See `Batch`."""
         last = len(self.lengths) - 1
         if slot != last:
             held = self.lengths[last]
@@ -187,7 +270,9 @@ class BatchCache:
 
     def begin(self) -> torch.Tensor:
         """Prepare for one id of each sequence; return their positions, (sequences,)."""
-        lengths = torch.tensor(self.lengths, device=self._device)
+        lengths = torch.tensor(self.lengths, dtype=torch.long, device=self._device)
+        if not self.lengths:
+            return lengths
         self._longest = max(self.lengths) + 1
         self._places = lengths
         self._mask = None
@@ -197,7 +282,7 @@ class BatchCache:
         return lengths
 
     def finish(self) -> None:
-        """Count the step in, once all layers have seen it."""
+        """See `Batch`."""
         self.lengths = [length + 1 for length in self.lengths]
 
     def attend(
@@ -220,3 +305,29 @@ class BatchCache:
             query, keys[:, :, :longest], values[:, :, :longest], attn_mask=self._mask
         )
         return read.reshape(count, -1)
+
+
+class Together:
+    """Attention of one pass over a step's ids, one a line, and the next ids of other sequences.
+
+    Args:
+        batch: the lines, which come first; its `begin` was called.
+        entering: the others, each with how many rows are its; `begin` was called for each.
+    """
+
+    def __init__(self, batch: BatchCache, entering: Sequence[tuple[RowCache, int]]) -> None:
+        self._batch, self._entering = batch, entering
+
+    def attend(
+        self, layer: int, query_NHD: torch.Tensor, key_NHD: torch.Tensor, value_NHD: torch.Tensor
+    ) -> torch.Tensor:
+        """See `Attention`."""
+        end = len(self._batch)
+        read = []
+        if end:
+            read.append(self._batch.attend(layer, query_NHD[:end], key_NHD[:end], value_NHD[:end]))
+        for row, count in self._entering:
+            start, end = end, end + count
+            own = (query_NHD[start:end], key_NHD[start:end], value_NHD[start:end])
+            read.append(row.attend(layer, *own))
+        return torch.cat(read)

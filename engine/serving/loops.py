@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 from llvmlite import binding, ir
-from numba import njit, prange, types
+from numba import carray, njit, prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -68,8 +68,16 @@ class Layers(NamedTuple):
 
 
 class Places(NamedTuple):
-    """Where each line stands: its length so far, (B,), and the rotary tables, (T, D)."""
+    """Where each line's keys and values lie, and where it stands.
 
+    `address` and `room` are (B, 2): of the shared beginning, then of the line's own part, each laid out
+    as (L, 2, kv heads, room, D); an address is a number of bytes. `border` and `lengths`, (B,), are the
+    tokens of the beginning and of all so far. `cos` and `sin` are the rotary tables, (T, D).
+    """
+
+    address: Array
+    room: Array
+    border: Array
     lengths: Array
     cos: Array
     sin: Array
@@ -221,18 +229,49 @@ def rotate(joined_NJ: Array, positions_N: Array, cos_TD: Array, sin_TD: Array, h
             head_D[:] = turned_D
 
 
+@_instruction
+def _pointer(_typing: Any, address: Any) -> Any:
+    """The pointer of an address."""
+
+    def build(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], cgutils.voidptr_t)
+
+    return types.voidptr(address), build
+
+
 @_loop
-def _keep(joined_BN: Array, queries: int, cache: Array, places: Places) -> None:
+def _held(
+    places: Places, b: int, which: int, layer: int, kv_heads: int, kv_head: int, like: Array
+) -> Any:
+    """Return the keys and the values of a line's beginning (0) or own part (1), each (room, D).
+
+    `like` is an array of their type.
+    """
+    width, room = places.cos.shape[1], places.room[b, which]
+    size = room * width * like.itemsize
+    keys = places.address[b, which] + (2 * layer * kv_heads + kv_head) * size
+    values = keys + kv_heads * size
+    return (
+        carray(_pointer(keys), (room, width), like.dtype),
+        carray(_pointer(values), (room, width), like.dtype),
+    )
+
+
+@_loop
+def _keep(
+    joined_BN: Array, queries: int, kv_heads: int, layer: int, places: Places, like: Array
+) -> None:
     """Rotate the new keys, and put them and the new values behind each line's own."""
-    kv_heads, width = cache.shape[2], cache.shape[4]
+    width = places.cos.shape[1]
     turned_D = np.empty(width, np.float32)
     for b in range(joined_BN.shape[0]):
-        at = places.lengths[b]
+        at, own = places.lengths[b], places.lengths[b] - places.border[b]
         for head in range(kv_heads):
             start = (queries + head) * width
             key_D = joined_BN[b, start : start + width]
             _turn(key_D, places.cos[at], places.sin[at], turned_D)
-            keys_D, values_D = cache[0, b, head, at], cache[1, b, head, at]
+            keys_TD, values_TD = _held(places, b, 1, layer, kv_heads, head, like)
+            keys_D, values_D = keys_TD[own], values_TD[own]
             start += kv_heads * width
             for d in range(width):
                 keys_D[d] = _pack(turned_D[d], keys_D[d])
@@ -307,6 +346,11 @@ def _arrays(context: Any, builder: Any, signature: Any, args: Any, which: tuple[
     return [context.make_array(signature.args[at])(context, builder, args[at]) for at in which]
 
 
+def _row_of(builder: Any, array: Any) -> Any:
+    """Return how many float32 lie between two rows of an array, which may be a part of wider ones."""
+    return builder.udiv(builder.extract_value(array.strides, 0), ir.Constant(ir.IntType(64), 4))
+
+
 def _scores(heads: int) -> Any:
     """Return a function that writes the products of `heads` queries with every key."""
 
@@ -321,7 +365,7 @@ def _scores(heads: int) -> Any:
             word, number = ir.IntType(64), ir.FloatType()
             floats = ir.VectorType(number, HEAD_LANES)
             width = builder.extract_value(query.shape, 1)
-            row = builder.extract_value(scores.shape, 1)
+            row = _row_of(builder, scores)
             zeros, lanes = ir.Constant(floats, [0.0] * HEAD_LANES), ir.Constant(word, HEAD_LANES)
             reduce = cgutils.get_or_insert_function(
                 builder.module,
@@ -380,11 +424,11 @@ _CHUNKS = 4
 
 
 def _mixture(heads: int) -> Any:
-    """Return a function that writes the sums of all values, weighted for each of `heads` queries."""
+    """Return a function that adds the sums of all values, weighted for each of `heads` queries."""
 
     @_instruction
     def sums(_typing: Any, shares_GT: Any, values_TD: Any, count: Any, out_GD: Any) -> Any:
-        """out[g] = sum over t below `count` of shares[g, t] · values[t]."""
+        """out[g] += sum over t below `count` of shares[g, t] · values[t]."""
         del count
 
         def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -395,7 +439,7 @@ def _mixture(heads: int) -> Any:
             first = ir.Constant(ir.IntType(32), 0)
             everywhere = ir.Constant(ir.VectorType(ir.IntType(32), HEAD_LANES), [0] * HEAD_LANES)
             width = builder.extract_value(out.shape, 1)
-            row = builder.extract_value(shares.shape, 1)
+            row = _row_of(builder, shares)
             zeros = ir.Constant(floats, [0.0] * HEAD_LANES)
             totals = [
                 [cgutils.alloca_once(builder, floats) for _ in range(_CHUNKS)] for _ in range(heads)
@@ -406,9 +450,22 @@ def _mixture(heads: int) -> Any:
                 places = [
                     builder.add(start, ir.Constant(word, at * HEAD_LANES)) for at in range(chunks)
                 ]
-                for own in totals:
-                    for total in own[:chunks]:
-                        builder.store(zeros, total)
+                spots = [
+                    [
+                        builder.bitcast(
+                            builder.gep(
+                                out.data,
+                                [builder.add(builder.mul(width, ir.Constant(word, head)), place)],
+                            ),
+                            floats.as_pointer(),
+                        )
+                        for place in places
+                    ]
+                    for head in range(heads)
+                ]
+                for own, there in zip(totals, spots, strict=True):
+                    for total, spot in zip(own, there, strict=False):
+                        builder.store(builder.load(spot, align=4), total)
                 with cgutils.for_range(builder, args[2]) as token:
                     there = builder.mul(token.index, width)
                     for place in places[::2]:  # two parts of bfloat16 lie in one line of memory
@@ -424,13 +481,9 @@ def _mixture(heads: int) -> Any:
                         share = builder.shuffle_vector(share, zeros, everywhere)
                         for part, total in zip(held, own, strict=False):
                             builder.store(_fused(builder, share, part, builder.load(total)), total)
-                for head, own in enumerate(totals):
-                    for place, total in zip(places, own, strict=False):
-                        there = builder.add(builder.mul(width, ir.Constant(word, head)), place)
-                        target = builder.bitcast(
-                            builder.gep(out.data, [there]), floats.as_pointer()
-                        )
-                        builder.store(builder.load(total), target, align=4)
+                for own, there in zip(totals, spots, strict=True):
+                    for total, spot in zip(own, there, strict=False):
+                        builder.store(builder.load(total), spot, align=4)
 
             together = ir.Constant(word, _CHUNKS * HEAD_LANES)
             whole = builder.udiv(width, together)
@@ -469,11 +522,9 @@ def _softmax(scores_T: Array, count: int, scale: Any) -> None:
 
 
 @_loop
-def _attend(
-    query_GD: Array, keys_TD: Array, values_TD: Array, count: int, scores_GT: Array, out_GD: Array
-) -> None:
-    """Softmax attention of up to four query heads of one key-value head over `count` tokens."""
-    heads, width = query_GD.shape
+def _score(query_GD: Array, keys_TD: Array, count: int, scores_GT: Array) -> None:
+    """Write up to four queries' products with `count` keys."""
+    heads = query_GD.shape[0]
     if heads == 1:
         _scores_1(query_GD, keys_TD, count, scores_GT)
     elif heads == 2:
@@ -482,63 +533,80 @@ def _attend(
         _scores_3(query_GD, keys_TD, count, scores_GT)
     else:
         _scores_4(query_GD, keys_TD, count, scores_GT)
-    scale = np.float32(1) / np.sqrt(np.float32(width))
-    for head in range(heads):
-        _softmax(scores_GT[head], count, scale)
+
+
+@_loop
+def _mix(shares_GT: Array, values_TD: Array, count: int, out_GD: Array) -> None:
+    """Add `count` values, weighted for up to four queries."""
+    heads = out_GD.shape[0]
     if heads == 1:
-        _mixture_1(scores_GT, values_TD, count, out_GD)
+        _mixture_1(shares_GT, values_TD, count, out_GD)
     elif heads == 2:
-        _mixture_2(scores_GT, values_TD, count, out_GD)
+        _mixture_2(shares_GT, values_TD, count, out_GD)
     elif heads == 3:
-        _mixture_3(scores_GT, values_TD, count, out_GD)
+        _mixture_3(shares_GT, values_TD, count, out_GD)
     else:
-        _mixture_4(scores_GT, values_TD, count, out_GD)
+        _mixture_4(shares_GT, values_TD, count, out_GD)
 
 
 @_parallel
 def attend(
-    joined_BN: Array, cache: Array, places: Places, scores_PT: Array, out_BQ: Array, parts: int
+    joined_BN: Array,
+    kv_heads: int,
+    layer: int,
+    places: Places,
+    scores_PT: Array,
+    out_BQ: Array,
+    like: Array,
+    parts: int,
 ) -> None:
     """Keep the new keys and values, and read what every query head of every line attends to.
 
     Args:
         joined_BN: queries, keys and values of the new tokens, not rotated.
-        cache: (2, slots, kv heads, room, D), with room for one token more a line.
-        places: where each line stands.
+        kv_heads: of the model.
+        layer: of the caches.
+        places: where each line's cache lies, with room for one token more.
         scores_PT: scratch, a row each line and query head.
         out_BQ: is written.
+        like: an array of the caches' type.
         parts: pieces of the parallel loop.
     """
-    kv_heads, width = cache.shape[2], cache.shape[4]
+    width = places.cos.shape[1]
     queries = out_BQ.shape[1] // width
     groups = queries // kv_heads
     blocks = -(-groups // _HEADS)  # of query heads that are read for together
     tasks = joined_BN.shape[0] * kv_heads * blocks
-    lengths_B, cos_TD, sin_TD = places
-    _keep(joined_BN, queries, cache, places)
+    scale = np.float32(1) / np.sqrt(np.float32(width))
+    lengths_B, border_B, cos_TD, sin_TD = places.lengths, places.border, places.cos, places.sin
+    _keep(joined_BN, queries, kv_heads, layer, places, like)
     for part in prange(parts):
         query_GD, read_GD = (
             np.empty((_HEADS, width), np.float32),
             np.empty((_HEADS, width), np.float32),
         )
         for task in range(part * tasks // parts, (part + 1) * tasks // parts):
-            b, rest = task // (kv_heads * blocks), task % (kv_heads * blocks)
-            kv_head, block = rest // blocks, rest % blocks
+            # A head's beginning is read for one line after the other: it stays near.
+            kv_head, rest = task // (len(lengths_B) * blocks), task % (len(lengths_B) * blocks)
+            b, block = rest // blocks, rest % blocks
             heads = min(_HEADS, groups - block * _HEADS)
             first = kv_head * groups + block * _HEADS
-            at = lengths_B[b]
+            at, border = lengths_B[b], border_B[b]
             for g in range(heads):
                 start = (first + g) * width
                 _turn(joined_BN[b, start : start + width], cos_TD[at], sin_TD[at], query_GD[g])
             row = b * queries + first
-            _attend(
-                query_GD[:heads],
-                cache[0, b, kv_head],
-                cache[1, b, kv_head],
-                at + 1,
-                scores_PT[row : row + heads],
-                read_GD,
-            )
+            scores_GT = scores_PT[row : row + heads]
+            asked_GD, found_GD = query_GD[:heads], read_GD[:heads]
+            begun_TD, began_TD = _held(places, b, 0, layer, kv_heads, kv_head, like)
+            keys_TD, values_TD = _held(places, b, 1, layer, kv_heads, kv_head, like)
+            _score(asked_GD, begun_TD, border, scores_GT)
+            _score(asked_GD, keys_TD, at + 1 - border, scores_GT[:, border:])
+            for g in range(heads):
+                _softmax(scores_GT[g], at + 1, scale)
+            found_GD[:] = 0
+            _mix(scores_GT, began_TD, border, found_GD)
+            _mix(scores_GT[:, border:], values_TD, at + 1 - border, found_GD)
             for g in range(heads):
                 start = (first + g) * width
                 for d in range(width):
@@ -761,9 +829,10 @@ def _layer_int8(
     hidden_BH: Array,
     layers: Layers,
     index: int,
-    cache: Array,
+    kv_heads: int,
     places: Places,
     scratch: Scratch,
+    like: Array,
     eps: Any,
     parts: int,
 ) -> None:
@@ -789,7 +858,7 @@ def _layer_int8(
             for n in range(first, last):
                 joined_BN[b, n] += bias_N[n]
 
-    attend(joined_BN, cache, places, scores_PT, read_BQ, parts)
+    attend(joined_BN, kv_heads, index, places, scores_PT, read_BQ, like, parts)
 
     _quantise(read_BQ, whole_BQ, scale_B)
     for part in prange(parts):
@@ -842,9 +911,10 @@ def step_int8(
     layers: Layers,
     norm_H: Array,
     head: Matrix,
-    caches: tuple[Array, ...],
+    kv_heads: int,
     places: Places,
     scratch: Scratch,
+    like: Array,
     out_BV: Array,
     eps: Any,
     parts: int,
@@ -856,13 +926,14 @@ def step_int8(
         layers: their matrices.
         norm_H: the last norm.
         head: of the vocabulary.
-        caches: a layer each, as for `attend`.
-        places: where each line stands.
+        kv_heads: of the model.
+        places: as for `attend`.
+        like: as for `attend`.
         scratch: is overwritten.
         out_BV: is written.
         eps: of the norms, float32.
         parts: pieces of a parallel loop.
     """
-    for index, cache in enumerate(caches):
-        _layer_int8(hidden_BH, layers, index, cache, places, scratch, eps, parts)
+    for index in range(len(layers.bias)):
+        _layer_int8(hidden_BH, layers, index, kv_heads, places, scratch, like, eps, parts)
     _head_int8(hidden_BH, norm_H, head, scratch, out_BV, eps, parts)

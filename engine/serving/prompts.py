@@ -4,8 +4,8 @@
     own      what a session's last turn had behind that: its next turn often begins alike
 
 An entry is found by its token ids alone, so an edited NPC file or another language simply has other
-ids; a cache belongs to one model at one precision and goes with it. What is handed out is copied by the
-taker and never changed. Least recently used goes first. Knows nothing of models or turns.
+ids; a cache belongs to one model at one precision and goes with it. What is handed out is never
+changed. Least recently used goes first. Knows nothing of models or turns.
 """
 
 from __future__ import annotations
@@ -31,10 +31,15 @@ class _Entry:
 
 @dataclass(frozen=True)
 class Found:
-    """Kept parts that a prompt begins with, in order; `length` counts their tokens."""
+    """What is kept of a prompt: its constant part, and the beginning of what comes behind that."""
 
-    parts: tuple[torch.Tensor, ...]
-    length: int
+    shared: torch.Tensor | None = None
+    own: torch.Tensor | None = None
+
+    @property
+    def length(self) -> int:
+        """Tokens that need not be read."""
+        return sum(int(part.shape[3]) for part in (self.shared, self.own) if part is not None)
 
 
 class PromptCache:
@@ -69,17 +74,14 @@ class PromptCache:
         kept = self._use(("shared", shared))
         if kept is None:
             self.misses += 1
-            return Found((), 0)
+            return Found()
         self.hits += 1
-        parts, length = [kept.stored], len(shared)
         own = self._use(("own", shared, session)) if session else None
-        if own is not None:
-            alike = min(common_length(own.ids, rest), most)
-            alike -= alike % grain
-            if alike:
-                parts.append(own.stored[:, :, :, :alike])
-                length += alike
-        return Found(tuple(parts), length)
+        if own is None:
+            return Found(kept.stored)
+        alike = min(common_length(own.ids, rest), most)
+        alike -= alike % grain
+        return Found(kept.stored, own.stored[:, :, :, :alike] if alike else None)
 
     def keep_shared(self, shared: Ids, stored: torch.Tensor) -> None:
         """Keep the constant part of a prompt, (layers, 2, kv heads, T, head width)."""

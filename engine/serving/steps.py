@@ -1,4 +1,5 @@
-"""One decoding step of a batch: an id of each line in, the logits after it out.
+"""One decoding step of a batch: an id of each line in, the logits after it out; and with it what turns
+that join have to read before their first word.
 
     TorchStep   tensor operators alone: any device, any architecture that the lean forward serves
     WholeStep   matrix products by torch, the rest in compiled loops: many lines on a CPU
@@ -7,18 +8,22 @@
 At few lines a step's time goes into reading the weights and starting operators, at many into products,
 which a processor's matrix units do best in bfloat16. Which form decodes how many lines is measured
 (`engine.serving.tuning`). Prompts are read by the lean forward whatever the form.
+
+A joining turn's decision in words is some twenty ids: read by itself it costs as much as a step, since
+both wait for the weights; read along with a step it costs little.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
 
-from engine.serving.caches import BatchCache
+from engine.serving.caches import Batch, BatchCache, LineCaches, RowCache, Together
 from engine.serving.forward import POOL, CompiledForward, as_array, bits_of
 
 if TYPE_CHECKING:
@@ -31,13 +36,33 @@ FORMS: tuple[Form, ...] = ("whole", "int8")
 Forms = tuple[tuple[int, Form], ...]
 
 
+@dataclass(frozen=True)
+class Entry:
+    """A sequence outside the batch and the ids that it is to read; they must fit into its cache."""
+
+    row: RowCache
+    ids: Sequence[int]
+
+
 class Step(Protocol):
     """A way of taking a step."""
 
     bytes: int
 
-    def logits(self, ids_B: torch.Tensor, batch: BatchCache) -> torch.Tensor:
+    def batch(self) -> Batch:
+        """Return an empty batch of the kind that this step decodes."""
+
+    def logits(self, ids_B: torch.Tensor, batch: Any) -> torch.Tensor:
         """Feed one id of each line of `batch`, which grows by it; return (B, V), of any float type."""
+
+
+class EntryStep(Step, Protocol):
+    """One that can also read what enters."""
+
+    def logits(
+        self, ids_B: torch.Tensor, batch: Any, entries: Sequence[Entry] = ()
+    ) -> torch.Tensor:
+        """The same, and all ids of each entry, whose rows grow; return (B + entries, V)."""
 
 
 @dataclass(frozen=True)
@@ -47,23 +72,45 @@ class Steps:
     Args:
         forms: see `Forms`.
         by_form: a step each.
+        whole: takes the steps in which somebody enters, whatever the form.
     """
 
     forms: Forms
     by_form: Mapping[Form, Step]
+    whole: EntryStep
+
+    def batch(self) -> Batch:
+        """See `Step`."""
+        return self.whole.batch()
 
     def form(self, lines: int) -> Form:
         """Return the form that decodes so many lines."""
         return next((form for most, form in self.forms[:-1] if lines <= most), self.forms[-1][1])
 
-    def logits(self, ids_B: torch.Tensor, batch: BatchCache) -> torch.Tensor:
-        """See `Step`."""
+    def logits(
+        self, ids_B: torch.Tensor, batch: Batch, entries: Sequence[Entry] = ()
+    ) -> torch.Tensor:
+        """See `EntryStep`."""
+        if entries:
+            return self.whole.logits(ids_B, batch, entries)
         return self.by_form[self.form(len(batch))].logits(ids_B, batch)
 
 
 def make_steps(decoder: LeanDecoder, forms: Forms = ((0, "whole"),)) -> Steps:
     """Return steps of the forms that are named; see `make_step` for what it raises."""
-    return Steps(forms, {form: make_step(form, decoder) for form in {name for _, name in forms}})
+    return join_steps(
+        decoder, forms, {form: make_step(form, decoder) for form in {name for _, name in forms}}
+    )
+
+
+def join_steps(decoder: LeanDecoder, forms: Forms, made: Mapping[Form, Step]) -> Steps:
+    """Return steps of the forms that are named, from those that were made already."""
+    return Steps(forms, {form: made[form] for _, form in forms}, make_whole(decoder))
+
+
+def make_whole(decoder: LeanDecoder) -> EntryStep:
+    """Return the step with whole weights; it holds none of its own."""
+    return WholeStep(decoder, decoder.compiled) if decoder.compiled else TorchStep(decoder)
 
 
 def make_step(form: Form, decoder: LeanDecoder) -> Step:
@@ -76,22 +123,30 @@ def make_step(form: Form, decoder: LeanDecoder) -> Step:
         if decoder.compiled is None:
             raise ValueError("int8 needs compiled loops")
         return Int8Step(decoder, decoder.compiled)
-    return WholeStep(decoder, decoder.compiled) if decoder.compiled else TorchStep(decoder)
+    return make_whole(decoder)
 
 
 class TorchStep:
-    """The lean forward with a row each line."""
+    """The lean forward with a row each line, and one each id of what enters."""
 
     def __init__(self, decoder: LeanDecoder) -> None:
         self._decoder = decoder
         self.bytes = decoder.weights.bytes
 
-    def logits(self, ids_B: torch.Tensor, batch: BatchCache) -> torch.Tensor:
+    def batch(self) -> BatchCache:
         """See `Step`."""
-        positions = batch.begin()
-        hidden_BH, _ = self._decoder.forward(ids_B, positions, batch)
+        return BatchCache(self._decoder.shape, self._decoder.dtype, self._decoder.device)
+
+    def logits(
+        self, ids_B: torch.Tensor, batch: BatchCache, entries: Sequence[Entry] = ()
+    ) -> torch.Tensor:
+        """See `EntryStep`."""
+        positions = torch.cat([batch.begin(), *_begin(entries)])
+        attention = Together(batch, [(one.row, len(one.ids)) for one in entries])
+        hidden_NH, _ = self._decoder.forward(_fed(ids_B, entries), positions, attention)
         batch.finish()
-        return self._decoder.logits(hidden_BH)
+        _finish(entries)
+        return self._decoder.logits(_last(hidden_NH, len(ids_B), entries))
 
 
 class WholeStep:
@@ -101,22 +156,44 @@ class WholeStep:
         self._decoder, self._compiled = decoder, compiled
         self.bytes = decoder.weights.bytes
 
-    def logits(self, ids_B: torch.Tensor, batch: BatchCache) -> torch.Tensor:
+    def batch(self) -> LineCaches:
         """See `Step`."""
-        compiled, shape = self._compiled, self._decoder.shape
+        return LineCaches()
+
+    def logits(
+        self, ids_B: torch.Tensor, batch: LineCaches, entries: Sequence[Entry] = ()
+    ) -> torch.Tensor:
+        """See `EntryStep`."""
+        compiled, shape, lines = self._compiled, self._decoder.shape, len(ids_B)
         queries = shape.kv_heads * shape.groups
-        read = torch.empty(len(ids_B), queries * shape.head_dim, dtype=compiled.dtype)
+        rotated, heads = queries + shape.kv_heads, queries + 2 * shape.kv_heads
+        ids_N = _fed(ids_B, entries)
+        read = torch.empty(len(ids_N), queries * shape.head_dim, dtype=compiled.dtype)
+        read_BQ, parts = bits_of(read[:lines]), torch.get_num_threads()
         places, scores_PT = _places(compiled, batch, queries)
-        read_BQ, parts = bits_of(read), torch.get_num_threads()
+        like = bits_of(torch.empty(0, dtype=compiled.dtype))
+        entering = list(zip(entries, [one.numpy() for one in _begin(entries)], strict=True))
 
         def attend(index: int, joined: torch.Tensor) -> torch.Tensor:
-            cache = bits_of(batch.layers[index])
-            compiled.loops.attend(bits_of(joined), cache, places, scores_PT, read_BQ, parts)
+            if lines:
+                joined_BN = bits_of(joined[:lines])
+                compiled.loops.attend(
+                    joined_BN, shape.kv_heads, index, places, scores_PT, read_BQ, like, parts
+                )
+            end = lines
+            for one, positions in entering:
+                start, end = end, end + len(one.ids)
+                compiled.rotate(joined[start:end], positions, rotated)
+                split = joined[start:end].view(-1, heads, shape.head_dim)
+                read[start:end] = one.row.attend(
+                    index, split[:, :queries], split[:, queries:rotated], split[:, rotated:]
+                )
             return read
 
-        hidden_BH, _ = compiled.run(ids_B, attend)
+        hidden_NH, _ = compiled.run(ids_N, attend)
         batch.finish()
-        return self._decoder.logits(hidden_BH)
+        _finish(entries)
+        return self._decoder.logits(_last(hidden_NH, lines, entries))
 
 
 class Int8Step:
@@ -128,6 +205,7 @@ class Int8Step:
 
     def __init__(self, decoder: LeanDecoder, compiled: CompiledForward) -> None:
         self._compiled, self._loops = compiled, compiled.loops
+        self._kv_heads = decoder.shape.kv_heads
         self._queries = decoder.shape.kv_heads * decoder.shape.groups
         self._read = self._queries * decoder.shape.head_dim
         model = decoder.model
@@ -148,7 +226,11 @@ class Int8Step:
         matrices = (self._head, read.query_key_value, read.output, read.gate_up, read.down)
         self.bytes = sum(int(one.whole.nbytes + one.scale.nbytes) for one in matrices)
 
-    def logits(self, ids_B: torch.Tensor, batch: BatchCache) -> torch.Tensor:
+    def batch(self) -> LineCaches:
+        """See `Step`."""
+        return LineCaches()
+
+    def logits(self, ids_B: torch.Tensor, batch: LineCaches) -> torch.Tensor:
         """See `Step`."""
         loops, layers, inner = self._loops, self._layers, self._inner
         places, scores_PT = _places(self._compiled, batch, self._queries)
@@ -168,9 +250,10 @@ class Int8Step:
                 layers,
                 self._norm_H,
                 self._head,
-                tuple(bits_of(cache) for cache in batch.layers),
+                self._kv_heads,
                 places,
                 scratch,
+                bits_of(torch.empty(0, dtype=self._compiled.dtype)),
                 logits_BV,
                 self._compiled.eps,
                 parts,
@@ -225,8 +308,43 @@ def _stack(tensors: Iterable[torch.Tensor]) -> Array:
     return np.stack([as_array(one) for one in tensors])
 
 
-def _places(compiled: CompiledForward, batch: BatchCache, queries: int) -> tuple[Places, Array]:
+def _places(compiled: CompiledForward, batch: LineCaches, queries: int) -> tuple[Places, Array]:
     """Return where the lines stand, and scratch for their scores."""
+    address_B2 = np.zeros((len(batch), 2), dtype=np.int64)
+    room_B2, border_B = np.zeros_like(address_B2), np.zeros(len(batch), dtype=np.int64)
+    for index, row in enumerate(batch.rows):
+        for which, part in enumerate((row.shared, row.data)):
+            if part is not None:
+                address_B2[index, which], room_B2[index, which] = part.data_ptr(), part.shape[3]
+        border_B[index] = row.border
     lengths_B = np.array(batch.lengths, dtype=np.int64)
-    scores_PT = np.empty((len(lengths_B) * queries, int(lengths_B.max()) + 1), np.float32)
-    return compiled.loops.Places(lengths_B, compiled.cos_TD, compiled.sin_TD), scores_PT
+    if np.any(lengths_B >= border_B + room_B2[:, 1]):
+        raise IndexError("a line has no room for a further token")
+    scores_PT = np.empty((len(batch) * queries, max(batch.lengths, default=0) + 1), np.float32)
+    places = compiled.loops.Places(
+        address_B2, room_B2, border_B, lengths_B, compiled.cos_TD, compiled.sin_TD
+    )
+    return places, scores_PT
+
+
+def _fed(ids_B: torch.Tensor, entries: Sequence[Entry]) -> torch.Tensor:
+    """Return the lines' ids and behind them those of the entries."""
+    more = [torch.tensor(list(one.ids), device=ids_B.device) for one in entries]
+    return torch.cat([ids_B, *more])
+
+
+def _begin(entries: Sequence[Entry]) -> list[torch.Tensor]:
+    return [one.row.begin(len(one.ids)) for one in entries]
+
+
+def _finish(entries: Sequence[Entry]) -> None:
+    for one in entries:
+        one.row.finish(len(one.ids))
+
+
+def _last(hidden_NH: torch.Tensor, lines: int, entries: Sequence[Entry]) -> torch.Tensor:
+    """Return the rows that a token is chosen from: each line's, and the last of each entry."""
+    if not entries:
+        return hidden_NH
+    ends = list(accumulate((len(one.ids) for one in entries), initial=lines))[1:]
+    return hidden_NH[[*range(lines), *(end - 1 for end in ends)]]

@@ -17,13 +17,14 @@ from pathlib import Path
 
 import torch
 
-from engine.serving.caches import BatchCache, RowCache
+from engine.serving.caches import RowCache
 from engine.serving.lean import LeanDecoder
-from engine.serving.steps import FORMS, Form, Forms, Step, Steps, make_step, make_steps
+from engine.serving.steps import FORMS, Form, Forms, Step, Steps, join_steps, make_step, make_steps
 
 logger = logging.getLogger(__name__)
 
-_CONTEXT = 256
+# Tokens of a line's cache: of the beginning that it shares, and of its own.
+_SHARED, _OWN = 256, 128
 _ROUNDS = 6
 # A form must be so much faster to be worth a copy of the weights, and a change between two sizes.
 _WORTH = 0.9
@@ -96,7 +97,7 @@ def _measured(decoder: LeanDecoder, most: int) -> Steps:
             form for form in left if form == "whole" or times[form] < _HOPELESS * times[fastest]
         ]
     forms = joined(pairs)
-    return Steps(forms, {form: steps[form] for _, form in forms})
+    return join_steps(decoder, forms, steps)
 
 
 def joined(pairs: Sequence[tuple[int, Form]]) -> Forms:
@@ -112,12 +113,12 @@ def joined(pairs: Sequence[tuple[int, Form]]) -> Forms:
 @torch.inference_mode()
 def step_seconds(decoder: LeanDecoder, step: Step, lines: int) -> float:
     """Return how long a step of so many lines takes at best, in seconds."""
-    row = RowCache(decoder.shape, _CONTEXT, decoder.dtype, decoder.device)
-    row.data.zero_()
-    row.length = _CONTEXT
-    batch = BatchCache(decoder.shape, decoder.dtype, decoder.device)
+    shared = RowCache(decoder.shape, _SHARED, decoder.dtype, decoder.device).data.zero_()
+    batch = step.batch()
     for _ in range(lines):
-        batch.join(row, _CONTEXT + _ROUNDS)
+        row = RowCache(decoder.shape, _OWN, decoder.dtype, decoder.device, behind=shared)
+        row.take(torch.zeros_like(row.data))
+        batch.join(row, row.length + _ROUNDS)
     ids = torch.zeros(lines, dtype=torch.long, device=decoder.device)
     best = float("inf")
     for _ in range(_ROUNDS):

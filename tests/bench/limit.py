@@ -1,9 +1,10 @@
 """What the machine would allow: bytes over memory bandwidth, operations over matrix speed.
 
-A decoding step must read the weights and every line's keys and values once; a prefill must do its
-products. Both are held against the speed of one large product on this machine, and what the lean
-forward takes is told as a fraction of that (1: nothing left to gain). Everything is the best of some
-rounds, since machines are shared. Source: Williams et al., "Roofline", 2009.
+A decoding step must read the weights, the beginning that the lines share and every line's own keys
+and values once; a prefill must do its products. Both are held against the speed of one large product on
+this machine, and what the lean forward takes is told as a fraction of that (1: nothing left to gain).
+Everything is the best of some rounds, since machines are shared. Source: Williams et al.,
+"Roofline", 2009.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from torch import nn
 
 from engine.decode import Sampler, choose_tokens
-from engine.serving.caches import BatchCache, RowCache
+from engine.serving.caches import RowCache
 from engine.serving.lean import LeanDecoder
 from engine.serving.steps import Step, Steps
 from tests.bench.workload import Workload
@@ -120,7 +121,8 @@ def measure_limit(
         form = steps.form(lines)
         step = steps.by_form[form]
         measured = step_seconds(decoder, step, lines, context, workload, suppressed)
-        ideal = step_bytes(decoder, step, lines, context) / machine.bandwidth
+        own = context - len(workload.prefix)
+        ideal = step_bytes(decoder, step, lines, len(workload.prefix), own) / machine.bandwidth
         found[f"decode_fraction_{lines}"] = ideal / measured
         found[f"step_ms_{lines}"] = 1e3 * measured
         found[f"step_weights_{lines}"] = form
@@ -140,9 +142,9 @@ def cache_bytes(decoder: LeanDecoder, tokens: int) -> int:
     return decoder.shape.bytes_per_token * tokens * decoder.dtype.itemsize // 2
 
 
-def step_bytes(decoder: LeanDecoder, step: Step, lines: int, context: int) -> int:
-    """Return what a step must read: the weights once, and every line's keys and values."""
-    return step.bytes + lines * cache_bytes(decoder, context)
+def step_bytes(decoder: LeanDecoder, step: Step, lines: int, shared: int, own: int) -> int:
+    """Return what a step must read: weights and `shared` tokens once, `own` ones for every line."""
+    return step.bytes + cache_bytes(decoder, shared + lines * own)
 
 
 def prefill_operations(decoder: LeanDecoder, kept: int, count: int) -> float:
@@ -166,9 +168,9 @@ def step_seconds(
     suppressed: list[int],
 ) -> float:
     """Return how long a step of so many lines takes at best, the choice of tokens included."""
-    row = _filled(decoder, context)
-    batch = BatchCache(decoder.shape, decoder.dtype, decoder.device)
+    shared, batch = _filled(decoder, len(workload.prefix)).data, step.batch()
     for _ in range(lines):
+        row = _filled(decoder, context - shared.shape[3], behind=shared)
         batch.join(row, context + _ROUNDS + 1)
     samplers = [Sampler(workload.sampling(seed), suppressed) for seed in range(lines)]
     ids = torch.zeros(lines, dtype=torch.long, device=decoder.device)
@@ -180,7 +182,7 @@ def step_seconds(
 @torch.inference_mode()
 def prefill_seconds(decoder: LeanDecoder, ids: tuple[int, ...], kept: int) -> float:
     """Return how long reading `ids` behind `kept` tokens takes at best."""
-    cache = _filled(decoder, kept, room=kept + len(ids))
+    cache = _row(decoder, len(ids), _filled(decoder, kept).data)
     given = torch.tensor(ids, device=decoder.device)
 
     def read() -> None:
@@ -190,8 +192,11 @@ def prefill_seconds(decoder: LeanDecoder, ids: tuple[int, ...], kept: int) -> fl
     return best_seconds(read)
 
 
-def _filled(decoder: LeanDecoder, length: int, room: int = 0) -> RowCache:
-    row = RowCache(decoder.shape, max(room, length), decoder.dtype, decoder.device)
-    row.data.zero_()
-    row.length = length
+def _filled(decoder: LeanDecoder, tokens: int, behind: torch.Tensor | None = None) -> RowCache:
+    row = _row(decoder, tokens, behind)
+    row.take(torch.zeros_like(row.data))
     return row
+
+
+def _row(decoder: LeanDecoder, tokens: int, behind: torch.Tensor | None) -> RowCache:
+    return RowCache(decoder.shape, tokens, decoder.dtype, decoder.device, behind=behind)

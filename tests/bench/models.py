@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import torch
 from transformers import AutoTokenizer
@@ -12,6 +14,14 @@ from engine.model import LanguageModel, Precision, load_base
 from engine.prompt import PromptEncoder
 from engine.settings import Settings, load_settings
 from engine.weights import BaseFiles, resolve_base
+
+Made = TypeVar("Made")
+
+
+def in_passing(work: Callable[[], Made]) -> Made:
+    """Return what `work` makes in a thread that ends with it; see `engine.compute` for why."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(work).result()
 
 
 def bench_settings(threads: int) -> Settings:
