@@ -105,8 +105,8 @@ class CompiledForward:
 
     def rotate(self, joined: torch.Tensor, positions: Array, heads: int) -> None:
         """Rotate the first `heads` heads of each row in place, (N, ·), by the rows' positions."""
-        loops = self.loops
-        loops.rotate(bits_of(joined), positions, self.cos_TD, self.sin_TD, heads)
+        parts = torch.get_num_threads()
+        self.loops.rotate(bits_of(joined), positions, self.cos_TD, self.sin_TD, heads, parts)
 
 
 def as_array(tensor: torch.Tensor) -> Array:

@@ -217,16 +217,37 @@ def _turn(x_D: Array, cos_D: Array, sin_D: Array, out_D: Array) -> None:
 
 
 @_loop
-def rotate(joined_NJ: Array, positions_N: Array, cos_TD: Array, sin_TD: Array, heads: int) -> None:
-    """Rotate the first `heads` heads of each row in place."""
+def _rotate_some(
+    joined_NJ: Array,
+    positions_N: Array,
+    cos_TD: Array,
+    sin_TD: Array,
+    heads: int,
+    first: int,
+    last: int,
+) -> None:
     width = cos_TD.shape[1]
     turned_D = np.empty(width, joined_NJ.dtype)
-    for n in range(joined_NJ.shape[0]):
+    for n in range(first, last):
         cos_D, sin_D = cos_TD[positions_N[n]], sin_TD[positions_N[n]]
         for head in range(heads):
             head_D = joined_NJ[n, head * width : (head + 1) * width]
             _turn(head_D, cos_D, sin_D, turned_D)
             head_D[:] = turned_D
+
+
+@_parallel
+def rotate(
+    joined_NJ: Array, positions_N: Array, cos_TD: Array, sin_TD: Array, heads: int, parts: int
+) -> None:
+    """Rotate the first `heads` heads of each row in place."""
+    count = len(positions_N)
+    if count < _FEW:
+        _rotate_some(joined_NJ, positions_N, cos_TD, sin_TD, heads, 0, count)
+    else:
+        for part in prange(parts):
+            first, last = part * count // parts, (part + 1) * count // parts
+            _rotate_some(joined_NJ, positions_N, cos_TD, sin_TD, heads, first, last)
 
 
 @_instruction
