@@ -354,6 +354,15 @@ def test_a_refit_takes_the_adapter_as_it_is_and_fits_heads_on_the_rows_of_today(
     assert (told["start"], told["command"]) == ("first", "python -m training train --refit")
     assert told["adapter"]["steps"] == first.info.training["steps"]
     assert sum(told["rows"].values()) == 20
+    assert "spread" not in again.info.metrics
+    drawn = refit_bundle(more, tiny_base(), replace(args, draws=2), tmp_path / "run", start)
+    figures = drawn.info.metrics["spread"]
+    assert figures["draws"] == 2
+    for one in figures["test"].values():
+        assert one["least"] <= one["mean"] <= one["most"]
+    assert "| 2 draws | macro-F1 |" in drawn.card
+    for name, tensor in again.heads.state_dict().items():
+        assert torch.equal(drawn.heads.state_dict()[name], tensor), name
     with pytest.raises(BundleError, match="reads layer 2"):
         refit_bundle(more, tiny_base(), replace(args, layer=1), tmp_path / "run", start)
     bare = replace(start, adapter=None)

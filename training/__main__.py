@@ -30,7 +30,7 @@ from training.publish import METRIC, PublishError, make_plan, publish
 from training.report import PARTS
 from training.rows import DATA_DIR, ROWS_REMEMBERED, RowError, read_rows
 from training.sides import Source
-from training.spread import spread_table
+from training.spread import spread, spread_table
 from training.train import refit_bundle, train_bundle
 
 logger = logging.getLogger("training")
@@ -117,6 +117,12 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         "--log", default="none", choices=("none", "tensorboard", "trackio"), help="metrics"
     )
     parser.add_argument("--name", default=usual.name, help="of the bundle")
+    parser.add_argument(
+        "--draws",
+        type=int,
+        default=usual.draws,
+        help="fit the heads on so many draws of the training rows besides, and tell the spread",
+    )
     parser.set_defaults(run_command=_train)
 
 
@@ -194,7 +200,8 @@ def _fit(options: argparse.Namespace) -> int:
             options.seed = seed
             figures.append(fitted(_corpus(options), seed).info.metrics)
             logger.info("seed %d: %.3f", seed, figures[-1]["test"]["flag_macro_f1"])
-        logger.info("%s", spread_table(figures, PARTS))
+        found = {part: spread(figures, part) for part in PARTS}
+        logger.info("%s", spread_table(f"{options.seeds} seeds", found))
         return 0
     bundle = fitted(corpus, options.seed)
     save_bundle(bundle, options.out)
@@ -220,6 +227,7 @@ def _train(options: argparse.Namespace) -> int:
         checkpointing=options.checkpointing,
         start=start.info.name if start else "",
         name=options.name,
+        draws=options.draws,
     )
     if start and options.refit:
         bundle = refit_bundle(corpus, base, args, options.run, start)

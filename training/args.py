@@ -27,6 +27,8 @@ class TrainArgs:
         checkpointing: recompute activations: less memory, more time.
         start: name of the bundle that the run went on from; empty: from the base.
         name: of the bundle.
+        draws: of the training rows, with replacement, that the heads are fitted on besides, to tell
+            how far the figures hang on them; 0: none.
     """
 
     seed: int = 7
@@ -45,6 +47,7 @@ class TrainArgs:
     checkpointing: bool = False
     start: str = ""
     name: str = "multi-head"
+    draws: int = 0
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 from heads.bundle import BundleInfo
 from heads.spec import FINAL_NORM
+from training.spread import spread_table
 
 _NAMES = {
     "frozen": "frozen base + logistic regression",
@@ -64,7 +65,7 @@ hold. "Conditions alone" proposes everything, so the heads' worth is the distanc
         for part, about in _PARTS.items()
         if figures.get(part, {}).get("rows")
     )
-    words = _words(figures) + _shortcuts(figures)
+    words = _words(figures) + _spread(figures) + _shortcuts(figures)
     return head + tables + _flags(figures) + _languages(figures) + words + _LIMITS
 
 
@@ -165,6 +166,19 @@ def _words(figures: Mapping[str, Any]) -> str:
 
 def _of(share: float | None, rows: int) -> str:
     return "–" if share is None else f"{share:.2f} of {rows}"
+
+
+def _spread(figures: Mapping[str, Any]) -> str:
+    """Say how far the figures hang on the rows that the heads were fitted on."""
+    found = dict(figures.get("spread", {}))
+    draws = found.pop("draws", 0)
+    if not draws:
+        return ""
+    about = (
+        "The heads fitted on draws, with replacement, of the training rows (a draw holds 63 % of "
+        "them); mean,\ndeviation, least and most."
+    )
+    return f"\n## Spread\n\n{about}\n\n{spread_table(f'{draws} draws', found)}"
 
 
 def _shortcuts(figures: Mapping[str, Any]) -> str:

@@ -1,7 +1,8 @@
-"""How far figures hang on the draw: the same heads fitted under several seeds.
+"""How far figures hang on the draw: the same heads fitted several times.
 
-A seed deals the cases into train, valid and test anew, so the spread holds the luck of the division as
-well as that of the fit. Knows nothing of models.
+`fit --seeds` deals the cases into train, valid and test anew, so its spread holds the luck of the
+division as well as that of the fit; `train --draws` draws the training rows anew and leaves the others.
+Knows nothing of models.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ _SHOWN = {
     "ece": "ECE",
     "delta_spearman": "delta Spearman",
     "delta_sign_accuracy": "right sign",
+    "false_grants": "false grants",
 }
 
 
@@ -34,15 +36,18 @@ def spread(figures: Sequence[Mapping[str, Any]], part: str) -> dict[str, dict[st
     return found
 
 
-def spread_table(figures: Sequence[Mapping[str, Any]], parts: Sequence[str]) -> str:
-    """Return the spread as a Markdown table, a line a part."""
-    lines = [
-        f"| {len(figures)} seeds | {' | '.join(_SHOWN.values())} |",
-        "|---" * (len(_SHOWN) + 1) + "|",
-    ]
-    for part in parts:
+def spread_table(what: str, found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """Return spreads by part as a Markdown table, a line a part.
+
+    Args:
+        what: was drawn how often; the table's first heading.
+        found: part → `spread` of it.
+    """
+    lines = [f"| {what} | {' | '.join(_SHOWN.values())} |", "|---" * (len(_SHOWN) + 1) + "|"]
+    for part, by_name in found.items():
         cells = [
-            f"{one['mean']:.2f} ± {one['deviation']:.2f}" for one in spread(figures, part).values()
+            f"{one['mean']:.2f} ± {one['deviation']:.2f} ({one['least']:.2f} to {one['most']:.2f})"
+            for one in by_name.values()
         ]
         lines.append(f"| {part} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
