@@ -5,6 +5,9 @@ them takes longer than the work. Here the same arithmetic stands in a handful of
 float32; keys, values and what a matrix product takes and gives may be bfloat16, whose bits are passed
 as uint16 for want of such a type in NumPy. `parts` says into how many pieces a parallel loop is cut.
 
+All of it in one file on purpose: Numba keeps what it compiled by file, and does not see that a loop
+which was compiled into another has changed elsewhere.
+
 Suffixes name axes, as everywhere: B lines, H hidden, N outputs of query-key-value, Q query heads by
 width, J twice the MLP's inner width I, T tokens, D width of a head, V vocabulary. Knows nothing of
 models.
@@ -12,7 +15,10 @@ models.
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
@@ -20,7 +26,7 @@ import numpy.typing as npt
 from llvmlite import binding, ir
 from numba import carray, njit, prange, types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 
 Array = npt.NDArray[Any]
 
@@ -48,8 +54,16 @@ def _instruction(function: Callable[..., Any]) -> Any:
     return intrinsic(function)
 
 
+def _form_of(stand_in: Callable[..., Any]) -> Callable[[Any], Any]:
+    """Let a function choose, by the types of a call of `stand_in`, what is compiled for it."""
+    return cast(Callable[[Any], Any], overload(stand_in, strict=False))
+
+
 class Matrix(NamedTuple):
-    """Rows of int8, (N, K), each with its scale, (N,); of all L layers (L, N, K) and (L, N)."""
+    """Rows of int8, each with its scale, (N,); of all L layers one behind the other, (L, N).
+
+    The rows are (N, K), or for matrix units as `as_tiles` lays them out, (N / 16, K / 64, 1024).
+    """
 
     whole: Array
     scale: Array
@@ -87,7 +101,8 @@ class Scratch(NamedTuple):
     """What a step writes on its way, B rows each.
 
     `floats` are normed (H), joined (N), read (Q), gate-up (J), inner (I), added (H) and scores (a row
-    each line and head); `wholes` the same as int16 for H, Q and I, padded; `scale` is theirs, (B,).
+    each line and head); `wholes` the same as whole numbers for H, Q and I, padded: int16, or for matrix
+    units their upper and lower bytes, (2, B, ·); `scale` is theirs, (B,).
     """
 
     floats: tuple[Array, Array, Array, Array, Array, Array, Array]
@@ -762,6 +777,329 @@ def _tile(rows: int, lines: int) -> Any:
     return products
 
 
+# --- int8 matrices by matrix units ---------------------------------------------------------------
+
+# A tile of a matrix: so many rows of so many bytes, in fours, as the unit reads them.
+TILE_ROWS, TILE_BYTES = 16, 64
+# Neighbouring tiles of rows whose products are added up at once, with the registers that hold them.
+_TILES = 2
+_SUMS, _UPPER, _LOWER, _WEIGHTS = (0, 1, 2, 3), 4, 5, (6, 7)
+# Tiles of rows that all lines are multiplied by before the next: so many stay in the second cache.
+_TILE_BLOCK = 8
+
+
+def as_tiles(whole_NK: Array) -> Array:
+    """Lay a matrix out for matrix units, (N / 16, K / 64, 1024); rows are padded to a multiple of 16.
+
+    Source: Intel, "Architecture Instruction Set Extensions", chapter on AMX: four neighbouring numbers
+    of one row stand together, then those of the next row.
+    """
+    count, width = whole_NK.shape
+    blocks, chunks = -(-count // TILE_ROWS), width // TILE_BYTES
+    padded = np.zeros((blocks * TILE_ROWS, width), np.int8)
+    padded[:count] = whole_NK
+    split = padded.reshape(blocks, TILE_ROWS, chunks, TILE_BYTES // 4, 4)
+    laid = np.ascontiguousarray(split.transpose(0, 2, 3, 1, 4))
+    return laid.reshape(blocks, chunks, TILE_ROWS * TILE_BYTES)
+
+
+@lru_cache(maxsize=1)
+def have_tiles() -> bool:
+    """Tell whether this processor multiplies int8 by matrix units (AMX), and the system lets us."""
+    features = binding.get_host_cpu_features()
+    if sys.platform != "linux" or not (features.get("amx-int8") and features.get("amx-tile")):
+        return False
+    # The system keeps a thread's tiles only for a process that has asked for it; see arch_prctl(2).
+    call, ask, tiles = 158, 0x1023, 18
+    try:
+        return ctypes.CDLL(None).syscall(call, ask, tiles) == 0
+    except (AttributeError, OSError):
+        return False
+
+
+def _tile_call(builder: Any, name: str, args: list[Any]) -> None:
+    kind = ir.FunctionType(ir.VoidType(), [arg.type for arg in args])
+    builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.x86.{name}"), args)
+
+
+@_instruction
+def _configure(_typing: Any, config: Any) -> Any:
+    """Set the tiles' shapes, from 64 bytes."""
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        (held,) = _arrays(context, builder, signature, args, (0,))
+        _tile_call(builder, "ldtilecfg", [held.data])
+        return context.get_dummy_value()
+
+    return types.void(config), build
+
+
+@_instruction
+def _release(_typing: Any) -> Any:
+    """Forget the tiles, so that the system need not keep them."""
+
+    def build(context: Any, builder: Any, _signature: Any, _args: Any) -> Any:
+        _tile_call(builder, "tilerelease", [])
+        return context.get_dummy_value()
+
+    return types.void(), build
+
+
+def _tile_products(tiles: int) -> Any:
+    """Return a function that multiplies up to 16 lines by one or two neighbouring tiles of rows."""
+
+    @_instruction
+    def products(_typing: Any, x_2BK: Any, b: Any, w: Any, n: Any, sums: Any) -> Any:
+        """sums[2 · i + half] = what the lines from `b` on make of the tile n + i, (16, 16) in int32.
+
+        Half 0 is of the lines' upper bytes, which have a sign, half 1 of the lower ones.
+        """
+        del b, n
+
+        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            x, w, out = _arrays(context, builder, signature, args, (0, 2, 4))
+            word, byte = ir.IntType(64), ir.IntType(8)
+            pointer = byte.as_pointer()
+
+            def register(number: int) -> Any:
+                return ir.Constant(byte, number)
+
+            def size(number: int) -> Any:
+                return ir.Constant(word, number)
+
+            width, plane = builder.extract_value(x.shape, 2), builder.extract_value(x.strides, 0)
+            chunks = builder.extract_value(w.shape, 1)
+            a_tile = TILE_ROWS * TILE_BYTES
+            upper = builder.gep(x.data, [builder.mul(args[1], width)])
+            lower = builder.gep(upper, [plane])
+            rows = [
+                builder.gep(
+                    w.data,
+                    [
+                        builder.mul(
+                            builder.add(args[3], size(at)), builder.mul(chunks, size(a_tile))
+                        )
+                    ],
+                )
+                for at in range(tiles)
+            ]
+            for at in range(2 * tiles):
+                _tile_call(builder, "tilezero", [register(_SUMS[at])])
+            with cgutils.for_range(builder, chunks) as loop:
+                along = builder.mul(loop.index, size(TILE_BYTES))
+                for number, line in ((_UPPER, upper), (_LOWER, lower)):
+                    there = builder.bitcast(builder.gep(line, [along]), pointer)
+                    _tile_call(builder, "tileloadd64", [register(number), there, width])
+                for at, row in enumerate(rows):
+                    there = builder.gep(row, [builder.mul(loop.index, size(a_tile))])
+                    for part in range(0, a_tile, 64):  # a line of memory each
+                        _fetch(builder, builder.gep(there, [size(part)]))
+                    given = [register(_WEIGHTS[at]), builder.bitcast(there, pointer)]
+                    _tile_call(builder, "tileloadd64", [*given, size(TILE_BYTES)])
+                    for half, (name, of) in enumerate((("tdpbssd", _UPPER), ("tdpbusd", _LOWER))):
+                        total = _SUMS[2 * at + half]
+                        _tile_call(
+                            builder, name, [register(one) for one in (total, of, _WEIGHTS[at])]
+                        )
+            found = builder.bitcast(out.data, pointer)
+            for at in range(2 * tiles):
+                there = builder.gep(found, [size(at * TILE_ROWS * TILE_BYTES)])
+                _tile_call(builder, "tilestored64", [register(_SUMS[at]), there, size(TILE_BYTES)])
+            return context.get_dummy_value()
+
+        return types.void(x_2BK, types.int64, w, types.int64, sums), build
+
+    return products
+
+
+def _few_products(lines: int) -> Any:
+    """Return the same for a few lines and one tile of rows, by vectors: filling tiles takes longer."""
+
+    @_instruction
+    def products(_typing: Any, x_2BK: Any, b: Any, w: Any, n: Any, sums: Any) -> Any:
+        """See `_tile_products`; for the lines from `b` on, and the tile n alone."""
+        del b, n
+
+        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            x, w, out = _arrays(context, builder, signature, args, (0, 2, 4))
+            word, lane = ir.IntType(64), ir.IntType(32)
+            vector = ir.VectorType(lane, TILE_ROWS)
+            zeros = ir.Constant(vector, [0] * TILE_ROWS)
+            # An unsigned byte by a signed one, four of them added to a sum: upper bytes are moved up by
+            # 128 for it, and what this adds is taken away again.
+            moved = ir.Constant(lane, 0x80808080)
+            kind = ir.FunctionType(vector, [vector] * 3)
+            name = "llvm.x86.avx512.vpdpbusd.512"
+            fours = cgutils.get_or_insert_function(builder.module, kind, name)
+
+            def everywhere(value: Any) -> Any:
+                one = builder.insert_element(zeros, value, ir.Constant(lane, 0))
+                return builder.shuffle_vector(one, zeros, zeros)
+
+            def size(number: int) -> Any:
+                return ir.Constant(word, number)
+
+            width, plane = builder.extract_value(x.shape, 2), builder.extract_value(x.strides, 0)
+            chunks = builder.extract_value(w.shape, 1)
+            rows = builder.gep(
+                w.data, [builder.mul(args[3], builder.mul(chunks, size(TILE_ROWS * TILE_BYTES)))]
+            )
+            starts = []
+            for line in range(lines):
+                upper = builder.gep(x.data, [builder.mul(builder.add(args[1], size(line)), width)])
+                starts.append((upper, builder.gep(upper, [plane])))
+            totals = [
+                [cgutils.alloca_once_value(builder, zeros) for _ in range(2)] for _ in range(lines)
+            ]
+            surplus = cgutils.alloca_once_value(builder, zeros)
+            each = everywhere(moved)
+
+            def add(total: Any, given: Any, weights: Any) -> None:
+                builder.store(builder.call(fours, [builder.load(total), given, weights]), total)
+
+            steps = builder.mul(chunks, size(TILE_BYTES // 4))
+            with cgutils.for_range(builder, steps) as loop:
+                there = builder.gep(rows, [builder.mul(loop.index, size(64))])
+                _fetch(builder, there)
+                weights = builder.load(builder.bitcast(there, vector.as_pointer()), align=1)
+                add(surplus, each, weights)
+                along = builder.mul(loop.index, size(4))
+                for own, halves in zip(totals, starts, strict=True):
+                    for half, (total, start) in enumerate(zip(own, halves, strict=True)):
+                        place = builder.bitcast(builder.gep(start, [along]), lane.as_pointer())
+                        four = builder.load(place, align=1)
+                        if half == 0:
+                            four = builder.xor(four, moved)
+                        add(total, everywhere(four), weights)
+            for line, (upper, lower) in enumerate(totals):
+                found = (
+                    builder.sub(builder.load(upper), builder.load(surplus)),
+                    builder.load(lower),
+                )
+                for half, value in enumerate(found):
+                    at = size((half * TILE_ROWS + line) * TILE_ROWS)
+                    place = builder.bitcast(builder.gep(out.data, [at]), vector.as_pointer())
+                    builder.store(value, place, align=4)
+            return context.get_dummy_value()
+
+        return types.void(x_2BK, types.int64, w, types.int64, sums), build
+
+    return products
+
+
+_tile_products_1, _tile_products_2 = _tile_products(1), _tile_products(_TILES)
+_few_products_1, _few_products_2, _few_products_3, _few_products_4 = (
+    _few_products(lines) for lines in (1, 2, 3, 4)
+)
+# Lines up to which vectors are faster.
+_FEW_LINES = 4
+
+
+@_loop
+def _configure_lines(lines: int, config: Array) -> None:
+    """Shape the tiles for so many lines."""
+    config[:] = 0
+    config[0] = 1  # the only palette
+    for tile in range(8):
+        config[16 + 2 * tile] = TILE_BYTES
+        config[48 + tile] = TILE_ROWS if tile in _WEIGHTS else lines
+    _configure(config)
+
+
+@_loop
+def _scale_tile(
+    sums: Array,
+    lines: int,
+    scale_N: Array,
+    n: int,
+    last: int,
+    x_scale_B: Array,
+    b: int,
+    out_BN: Array,
+) -> None:
+    """Write what the sums of two halves are worth, for the rows from `n` to a tile's end or `last`."""
+    rows = min(TILE_ROWS, last - n)
+    scales, upper, lower = scale_N[n : n + rows], sums[0], sums[1]
+    for j in range(lines):
+        found, scale = out_BN[b + j, n : n + rows], x_scale_B[b + j]
+        for i in range(rows):
+            whole = np.float32(upper[j, i] * np.int32(256) + lower[j, i])
+            found[i] = whole * scales[i] * scale
+
+
+@_loop
+def _multiply_few(
+    w: Array,
+    scale_N: Array,
+    first: int,
+    last: int,
+    x_2BK: Array,
+    x_scale_B: Array,
+    out_BN: Array,
+) -> None:
+    """The same for up to `_FEW_LINES` lines, by vectors."""
+    lines = x_2BK.shape[1]
+    sums = np.empty((2, TILE_ROWS, TILE_ROWS), np.int32)
+    for tile in range(first // TILE_ROWS, -(-last // TILE_ROWS)):
+        if lines == 1:
+            _few_products_1(x_2BK, 0, w, tile, sums)
+        elif lines == 2:
+            _few_products_2(x_2BK, 0, w, tile, sums)
+        elif lines == 3:
+            _few_products_3(x_2BK, 0, w, tile, sums)
+        else:
+            _few_products_4(x_2BK, 0, w, tile, sums)
+        _scale_tile(sums, lines, scale_N, tile * TILE_ROWS, last, x_scale_B, 0, out_BN)
+
+
+@_loop
+def _multiply_tiles(
+    w: Array,
+    scale_N: Array,
+    first: int,
+    last: int,
+    x_2BK: Array,
+    x_scale_B: Array,
+    out_BN: Array,
+) -> None:
+    """All lines' products with the rows from `first`, a multiple of 16, to `last`."""
+    count, end = x_2BK.shape[1], -(-last // TILE_ROWS)
+    if count <= _FEW_LINES:
+        _multiply_few(w, scale_N, first, last, x_2BK, x_scale_B, out_BN)
+        return
+    sums = np.empty((2 * _TILES, TILE_ROWS, TILE_ROWS), np.int32)
+    config = np.empty(64, np.uint8)
+    for block in range(first // TILE_ROWS, end, _TILE_BLOCK):
+        stop = min(block + _TILE_BLOCK, end)
+        for b in range(0, count, TILE_ROWS):
+            lines = min(TILE_ROWS, count - b)
+            _configure_lines(lines, config)
+            for tile in range(block, stop, _TILES):
+                tiles = min(_TILES, stop - tile)
+                if tiles == _TILES:
+                    _tile_products_2(x_2BK, b, w, tile, sums)
+                else:
+                    _tile_products_1(x_2BK, b, w, tile, sums)
+                for at in range(tiles):
+                    n = (tile + at) * TILE_ROWS
+                    _scale_tile(sums[2 * at :], lines, scale_N, n, last, x_scale_B, b, out_BN)
+    _release()
+
+
+@_loop
+def _quantise_tiles(x_BK: Array, whole_2BK: Array, scale_B: Array) -> None:
+    """The same as upper and lower bytes, the number being 256 · upper + lower."""
+    whole_K = np.empty(whole_2BK.shape[2], np.int16)
+    for b in range(x_BK.shape[0]):
+        scale_B[b] = _quantise_line(x_BK[b], whole_K)
+        upper_K, lower_K = whole_2BK[0, b], whole_2BK[1, b]
+        for k in range(whole_K.shape[0]):
+            upper_K[k] = np.int8(whole_K[k] >> 8)
+            lower_K[k] = np.int8(whole_K[k] & 255)
+
+
+# --- and by vectors ------------------------------------------------------------------------------
+
 _ROWS, _LINES = 4, 4
 _tile_1_1 = _tile(1, 1)
 _tile_4_1, _tile_4_2, _tile_4_3, _tile_4_4 = (_tile(_ROWS, lines) for lines in (1, 2, 3, _LINES))
@@ -770,21 +1108,28 @@ _BLOCK = 32
 
 
 @_loop
-def _quantise(x_BK: Array, whole_BK: Array, scale_B: Array) -> None:
-    """Write each line as whole numbers as large as a sum of products of int8 leaves room for."""
-    width = x_BK.shape[1]
+def _quantise_line(x_K: Array, whole_K: Array) -> Any:
+    """Write a line as whole numbers as large as a sum of products of int8 leaves room for.
+
+    Returns what one of them is worth.
+    """
+    width = x_K.shape[0]
     room = np.float32(min(32767, (2**31 - 1) // (127 * width)))
+    largest = np.float32(1e-20)
+    for k in range(width):
+        largest = max(largest, abs(x_K[k]))
+    factor = room / largest
+    for k in range(width):
+        whole_K[k] = np.int16(np.int32(np.floor(x_K[k] * factor + np.float32(0.5))))
+    for k in range(width, whole_K.shape[0]):
+        whole_K[k] = 0
+    return largest / room
+
+
+@_loop
+def _quantise_rows(x_BK: Array, whole_BK: Array, scale_B: Array) -> None:
     for b in range(x_BK.shape[0]):
-        x_K, whole_K = x_BK[b], whole_BK[b]
-        largest = np.float32(1e-20)
-        for k in range(width):
-            largest = max(largest, abs(x_K[k]))
-        scale_B[b] = largest / room
-        factor = room / largest
-        for k in range(width):
-            whole_K[k] = np.int16(np.int32(np.floor(x_K[k] * factor + np.float32(0.5))))
-        for k in range(width, whole_K.shape[0]):
-            whole_K[k] = 0
+        scale_B[b] = _quantise_line(x_BK[b], whole_BK[b])
 
 
 @_loop
@@ -805,7 +1150,7 @@ def _scale(
 
 
 @_loop
-def _multiply(
+def _multiply_rows(
     w_NK: Array,
     scale_N: Array,
     first: int,
@@ -836,6 +1181,57 @@ def _multiply(
                 for line in range(b, b + lines):
                     _tile_1_1(w_NK, n, x_BK, line, sums)
                     _scale(sums, 1, 1, scale_N, n, x_scale_B, line, out_BN)
+
+
+def _quantise(x_BK: Array, whole: Array, scale_B: Array) -> None:
+    """Write lines as whole numbers, and what one is worth; stands for one of the two below."""
+
+
+@_form_of(_quantise)
+def _choose_quantise(x_BK: Any, whole: Any, scale_B: Any) -> Any:
+    del x_BK, scale_B
+    if whole.ndim == 3:
+        return lambda x_BK, whole, scale_B: _quantise_tiles(x_BK, whole, scale_B)
+    return lambda x_BK, whole, scale_B: _quantise_rows(x_BK, whole, scale_B)
+
+
+def _multiply(
+    w: Array, scale_N: Array, first: int, last: int, x: Array, x_scale_B: Array, out_BN: Array
+) -> None:
+    """Write all lines' products with some rows; stands for one of the two above."""
+
+
+@_form_of(_multiply)
+def _choose_multiply(
+    w: Any, scale_N: Any, first: Any, last: Any, x: Any, x_scale_B: Any, out_BN: Any
+) -> Any:
+    del scale_N, first, last, x, x_scale_B, out_BN
+    if w.ndim == 3:
+        return lambda w, scale_N, first, last, x, x_scale_B, out_BN: _multiply_tiles(
+            w, scale_N, first, last, x, x_scale_B, out_BN
+        )
+    return lambda w, scale_N, first, last, x, x_scale_B, out_BN: _multiply_rows(
+        w, scale_N, first, last, x, x_scale_B, out_BN
+    )
+
+
+def _first_lines(whole: Array, count: int) -> Array:
+    """Return the first lines of what `_quantise` wrote."""
+    return whole
+
+
+@_form_of(_first_lines)
+def _choose_first_lines(whole: Any, count: Any) -> Any:
+    del count
+    if whole.ndim == 3:
+        return lambda whole, count: whole[:, :count]
+    return lambda whole, count: whole[:count]
+
+
+@_loop
+def _cut(part: int, parts: int, size: int) -> int:
+    """Return where a part of `size` rows begins: at a multiple of a tile's rows, or at the end."""
+    return size if part == parts else part * size // parts // TILE_ROWS * TILE_ROWS
 
 
 @_loop
@@ -873,7 +1269,7 @@ def _layer_int8(
         _norm(hidden_BH[b], layers.attention_norm[index], eps, normed_BH[b])
     _quantise(normed_BH, whole_BH, scale_B)
     for part in prange(parts):
-        first, last = part * joined // parts, (part + 1) * joined // parts
+        first, last = _cut(part, parts, joined), _cut(part + 1, parts, joined)
         _multiply(qkv_NH, qkv_scale_N, first, last, whole_BH, scale_B, joined_BN)
         for b in range(count):
             for n in range(first, last):
@@ -883,7 +1279,7 @@ def _layer_int8(
 
     _quantise(read_BQ, whole_BQ, scale_B)
     for part in prange(parts):
-        first, last = part * hidden // parts, (part + 1) * hidden // parts
+        first, last = _cut(part, parts, hidden), _cut(part + 1, parts, hidden)
         _multiply(output_HQ, output_scale_H, first, last, whole_BQ, scale_B, added_BH)
         _add_some(added_BH, first, last, hidden_BH)
 
@@ -891,7 +1287,7 @@ def _layer_int8(
         _norm(hidden_BH[b], layers.mlp_norm[index], eps, normed_BH[b])
     _quantise(normed_BH, whole_BH, scale_B)
     for part in prange(parts):
-        first, last = part * inner // parts, (part + 1) * inner // parts
+        first, last = _cut(part, parts, inner), _cut(part + 1, parts, inner)
         for half in (0, inner):
             low, high = half + first, half + last
             _multiply(gate_up_JH, gate_up_scale_J, low, high, whole_BH, scale_B, gate_up_BJ)
@@ -900,7 +1296,7 @@ def _layer_int8(
 
     _quantise(inner_BI, whole_BI, scale_B)
     for part in prange(parts):
-        first, last = part * hidden // parts, (part + 1) * hidden // parts
+        first, last = _cut(part, parts, hidden), _cut(part + 1, parts, hidden)
         _multiply(down_HI, down_scale_H, first, last, whole_BI, scale_B, added_BH)
         _add_some(added_BH, first, last, hidden_BH)
 
@@ -908,53 +1304,57 @@ def _layer_int8(
 @_parallel
 def _head_int8(
     hidden_BH: Array,
+    wanted_W: Array,
     norm_H: Array,
     head: Matrix,
     scratch: Scratch,
-    out_BV: Array,
+    out_WV: Array,
     eps: Any,
     parts: int,
 ) -> None:
+    count, size = out_WV.shape
     normed_BH, whole_BH, scale_B = scratch.floats[0], scratch.wholes[0], scratch.scale
-    for b in range(hidden_BH.shape[0]):
-        _norm(hidden_BH[b], norm_H, eps, normed_BH[b])
-    _quantise(normed_BH, whole_BH, scale_B)
-    size = out_BV.shape[1]
+    for w in range(count):
+        _norm(hidden_BH[wanted_W[w]], norm_H, eps, normed_BH[w])
+    _quantise(normed_BH[:count], whole_BH, scale_B)
     head_VH, scale_V = head
+    whole_WH = _first_lines(whole_BH, count)
     for part in prange(parts):
-        first, last = part * size // parts, (part + 1) * size // parts
-        _multiply(head_VH, scale_V, first, last, whole_BH, scale_B, out_BV)
+        first, last = _cut(part, parts, size), _cut(part + 1, parts, size)
+        _multiply(head_VH, scale_V, first, last, whole_WH, scale_B, out_WV)
 
 
 @_loop
 def step_int8(
     hidden_BH: Array,
     layers: Layers,
+    wanted_W: Array,
     norm_H: Array,
     head: Matrix,
     kv_heads: int,
     places: Places,
     scratch: Scratch,
     like: Array,
-    out_BV: Array,
+    out_WV: Array,
     eps: Any,
     parts: int,
 ) -> None:
-    """Write the logits after each line.
+    """Write the logits after some of the new ids.
 
     Args:
         hidden_BH: the new ids' rows, float32; overwritten.
         layers: their matrices.
+        wanted_W: after which ids.
         norm_H: the last norm.
         head: of the vocabulary.
         kv_heads: of the model.
         places: as for `attend`.
         like: as for `attend`.
         scratch: is overwritten.
-        out_BV: is written.
+        out_WV: is written.
         eps: of the norms, float32.
         parts: pieces of a parallel loop.
     """
     for index in range(len(layers.bias)):
         _layer_int8(hidden_BH, layers, index, kv_heads, places, scratch, like, eps, parts)
-    _head_int8(hidden_BH, norm_H, head, scratch, out_BV, eps, parts)
+    _head_int8(hidden_BH, wanted_W, norm_H, head, scratch, out_WV, eps, parts)

@@ -52,17 +52,14 @@ class Step(Protocol):
     def batch(self) -> Batch:
         """Return an empty batch of the kind that this step decodes."""
 
-    def logits(self, ids_B: torch.Tensor, batch: Any) -> torch.Tensor:
-        """Feed one id of each line of `batch`, which grows by it; return (B, V), of any float type."""
-
-
-class EntryStep(Step, Protocol):
-    """One that can also read what enters."""
-
     def logits(
         self, ids_B: torch.Tensor, batch: Any, entries: Sequence[Entry] = ()
     ) -> torch.Tensor:
-        """The same, and all ids of each entry, whose rows grow; return (B + entries, V)."""
+        """Feed one id of each line of `batch`, and all ids of each entry; their caches grow.
+
+        Returns:
+            Logits after each line and then after each entry, (B + entries, V), of any float type.
+        """
 
 
 @dataclass(frozen=True)
@@ -72,45 +69,30 @@ class Steps:
     Args:
         forms: see `Forms`.
         by_form: a step each.
-        whole: takes the steps in which somebody enters, whatever the form.
     """
 
     forms: Forms
     by_form: Mapping[Form, Step]
-    whole: EntryStep
+
+    def form(self, rows: int) -> Form:
+        """Return the form that decodes so many lines, or takes in so many ids."""
+        return next((form for most, form in self.forms[:-1] if rows <= most), self.forms[-1][1])
 
     def batch(self) -> Batch:
         """See `Step`."""
-        return self.whole.batch()
-
-    def form(self, lines: int) -> Form:
-        """Return the form that decodes so many lines."""
-        return next((form for most, form in self.forms[:-1] if lines <= most), self.forms[-1][1])
+        return next(iter(self.by_form.values())).batch()
 
     def logits(
         self, ids_B: torch.Tensor, batch: Batch, entries: Sequence[Entry] = ()
     ) -> torch.Tensor:
-        """See `EntryStep`."""
-        if entries:
-            return self.whole.logits(ids_B, batch, entries)
-        return self.by_form[self.form(len(batch))].logits(ids_B, batch)
+        """See `Step`."""
+        rows = len(batch) + sum(len(one.ids) for one in entries)
+        return self.by_form[self.form(rows)].logits(ids_B, batch, entries)
 
 
 def make_steps(decoder: LeanDecoder, forms: Forms = ((0, "whole"),)) -> Steps:
     """Return steps of the forms that are named; see `make_step` for what it raises."""
-    return join_steps(
-        decoder, forms, {form: make_step(form, decoder) for form in {name for _, name in forms}}
-    )
-
-
-def join_steps(decoder: LeanDecoder, forms: Forms, made: Mapping[Form, Step]) -> Steps:
-    """Return steps of the forms that are named, from those that were made already."""
-    return Steps(forms, {form: made[form] for _, form in forms}, make_whole(decoder))
-
-
-def make_whole(decoder: LeanDecoder) -> EntryStep:
-    """Return the step with whole weights; it holds none of its own."""
-    return WholeStep(decoder, decoder.compiled) if decoder.compiled else TorchStep(decoder)
+    return Steps(forms, {form: make_step(form, decoder) for form in {name for _, name in forms}})
 
 
 def make_step(form: Form, decoder: LeanDecoder) -> Step:
@@ -123,7 +105,7 @@ def make_step(form: Form, decoder: LeanDecoder) -> Step:
         if decoder.compiled is None:
             raise ValueError("int8 needs compiled loops")
         return Int8Step(decoder, decoder.compiled)
-    return make_whole(decoder)
+    return WholeStep(decoder, decoder.compiled) if decoder.compiled else TorchStep(decoder)
 
 
 class TorchStep:
@@ -140,13 +122,13 @@ class TorchStep:
     def logits(
         self, ids_B: torch.Tensor, batch: BatchCache, entries: Sequence[Entry] = ()
     ) -> torch.Tensor:
-        """See `EntryStep`."""
+        """See `Step`."""
         positions = torch.cat([batch.begin(), *_begin(entries)])
         attention = Together(batch, [(one.row, len(one.ids)) for one in entries])
         hidden_NH, _ = self._decoder.forward(_fed(ids_B, entries), positions, attention)
         batch.finish()
         _finish(entries)
-        return self._decoder.logits(_last(hidden_NH, len(ids_B), entries))
+        return self._decoder.logits(hidden_NH[_ends(len(batch), entries)])
 
 
 class WholeStep:
@@ -163,48 +145,47 @@ class WholeStep:
     def logits(
         self, ids_B: torch.Tensor, batch: LineCaches, entries: Sequence[Entry] = ()
     ) -> torch.Tensor:
-        """See `EntryStep`."""
-        compiled, shape, lines = self._compiled, self._decoder.shape, len(ids_B)
+        """See `Step`."""
+        compiled, shape = self._compiled, self._decoder.shape
         queries = shape.kv_heads * shape.groups
-        rotated, heads = queries + shape.kv_heads, queries + 2 * shape.kv_heads
-        ids_N = _fed(ids_B, entries)
+        rows, ids_N = _rows(batch, entries), _fed(ids_B, entries)
+        places, scores_PT = _places(compiled, rows, queries)
         read = torch.empty(len(ids_N), queries * shape.head_dim, dtype=compiled.dtype)
-        read_BQ, parts = bits_of(read[:lines]), torch.get_num_threads()
-        places, scores_PT = _places(compiled, batch, queries)
+        read_NQ, parts = bits_of(read), torch.get_num_threads()
         like = bits_of(torch.empty(0, dtype=compiled.dtype))
-        entering = list(zip(entries, [one.numpy() for one in _begin(entries)], strict=True))
 
         def attend(index: int, joined: torch.Tensor) -> torch.Tensor:
-            if lines:
-                joined_BN = bits_of(joined[:lines])
-                compiled.loops.attend(
-                    joined_BN, shape.kv_heads, index, places, scores_PT, read_BQ, like, parts
-                )
-            end = lines
-            for one, positions in entering:
-                start, end = end, end + len(one.ids)
-                compiled.rotate(joined[start:end], positions, rotated)
-                split = joined[start:end].view(-1, heads, shape.head_dim)
-                read[start:end] = one.row.attend(
-                    index, split[:, :queries], split[:, queries:rotated], split[:, rotated:]
-                )
+            compiled.loops.attend(
+                bits_of(joined), shape.kv_heads, index, places, scores_PT, read_NQ, like, parts
+            )
             return read
 
         hidden_NH, _ = compiled.run(ids_N, attend)
         batch.finish()
         _finish(entries)
-        return self._decoder.logits(_last(hidden_NH, lines, entries))
+        return self._decoder.logits(hidden_NH[_ends(len(batch), entries)])
 
 
 class Int8Step:
     """All compiled, on a copy of the matrices in int8 with one scale a row.
 
+    A line's activations are int16 in effect, so what is rounded is the weights. Matrix units and
+    vectors add up the same whole numbers.
+
+    Args:
+        decoder: whose matrices they are.
+        compiled: its loops.
+        tiles: multiply by matrix units; None: where there are any.
+
     Raises:
         ValueError: the matrices are quantised already.
     """
 
-    def __init__(self, decoder: LeanDecoder, compiled: CompiledForward) -> None:
+    def __init__(
+        self, decoder: LeanDecoder, compiled: CompiledForward, *, tiles: bool | None = None
+    ) -> None:
         self._compiled, self._loops = compiled, compiled.loops
+        self._tiles = self._loops.have_tiles() if tiles is None else tiles
         self._kv_heads = decoder.shape.kv_heads
         self._queries = decoder.shape.kv_heads * decoder.shape.groups
         self._read = self._queries * decoder.shape.head_dim
@@ -230,36 +211,47 @@ class Int8Step:
         """See `Step`."""
         return LineCaches()
 
-    def logits(self, ids_B: torch.Tensor, batch: LineCaches) -> torch.Tensor:
+    def logits(
+        self, ids_B: torch.Tensor, batch: LineCaches, entries: Sequence[Entry] = ()
+    ) -> torch.Tensor:
         """See `Step`."""
         loops, layers, inner = self._loops, self._layers, self._inner
-        places, scores_PT = _places(self._compiled, batch, self._queries)
+        rows, wanted_W = _rows(batch, entries), np.array(_ends(len(batch), entries))
+        places, scores_PT = _places(self._compiled, rows, self._queries)
         with POOL:
-            hidden_BH, parts = self._compiled.start(ids_B)
-            count, hidden = hidden_BH.shape
+            hidden_NH, parts = self._compiled.start(_fed(ids_B, entries))
+            count, hidden = hidden_NH.shape
             floats = (hidden, layers.bias.shape[1], self._read, 2 * inner, inner, hidden)
-            wholes = (hidden, self._read, inner)
             scratch = loops.Scratch(
                 (*(np.empty((count, width), np.float32) for width in floats), scores_PT),
-                tuple(np.empty((count, self._padded(width)), np.int16) for width in wholes),
+                tuple(self._wholes(count, width) for width in (hidden, self._read, inner)),
                 np.empty(count, np.float32),
             )
-            logits_BV = np.empty((count, len(self._head.scale)), np.float32)
+            logits_WV = np.empty((len(wanted_W), len(self._head.scale)), np.float32)
             loops.step_int8(
-                hidden_BH,
+                hidden_NH,
                 layers,
+                wanted_W,
                 self._norm_H,
                 self._head,
                 self._kv_heads,
                 places,
                 scratch,
                 bits_of(torch.empty(0, dtype=self._compiled.dtype)),
-                logits_BV,
+                logits_WV,
                 self._compiled.eps,
                 parts,
             )
         batch.finish()
-        return torch.from_numpy(logits_BV)
+        _finish(entries)
+        return torch.from_numpy(logits_WV)
+
+    def _wholes(self, count: int, width: int) -> Array:
+        """Return room for so many lines as whole numbers."""
+        padded = self._padded(width)
+        if self._tiles:
+            return np.empty((2, count, padded), np.int8)
+        return np.empty((count, padded), np.int16)
 
     def _matrices(self, layers: Sequence[tuple[Any, ...]]) -> Matrix:
         """Quantise one kind of matrix of all layers, a layer at a time."""
@@ -276,7 +268,8 @@ class Int8Step:
         # NumPy asks the system for large pages, which a product that runs through them needs.
         padded_NK = np.zeros((len(whole_NK), self._padded(width)), np.int8)
         padded_NK[:, :width] = whole_NK.numpy()
-        return self._loops.Matrix(padded_NK, scale_N.numpy())
+        whole = self._loops.as_tiles(padded_NK) if self._tiles else padded_NK
+        return self._loops.Matrix(whole, scale_N.numpy())
 
     def _padded(self, width: int) -> int:
         lanes = self._loops.LANES
@@ -308,19 +301,31 @@ def _stack(tensors: Iterable[torch.Tensor]) -> Array:
     return np.stack([as_array(one) for one in tensors])
 
 
-def _places(compiled: CompiledForward, batch: LineCaches, queries: int) -> tuple[Places, Array]:
-    """Return where the lines stand, and scratch for their scores."""
-    address_B2 = np.zeros((len(batch), 2), dtype=np.int64)
-    room_B2, border_B = np.zeros_like(address_B2), np.zeros(len(batch), dtype=np.int64)
-    for index, row in enumerate(batch.rows):
+def _rows(batch: LineCaches, entries: Sequence[Entry]) -> list[tuple[RowCache, int]]:
+    """Return the cache of each id that is fed, and its place there."""
+    lines = [(row, row.length) for row in batch.rows]
+    return lines + [(one.row, one.row.length + at) for one in entries for at in range(len(one.ids))]
+
+
+def _places(
+    compiled: CompiledForward, rows: Sequence[tuple[RowCache, int]], queries: int
+) -> tuple[Places, Array]:
+    """Return where the rows stand, and scratch for their scores.
+
+    Raises:
+        IndexError: a cache has no room for a row.
+    """
+    address_B2 = np.zeros((len(rows), 2), dtype=np.int64)
+    room_B2, border_B = np.zeros_like(address_B2), np.zeros(len(rows), dtype=np.int64)
+    for index, (row, _) in enumerate(rows):
         for which, part in enumerate((row.shared, row.data)):
             if part is not None:
                 address_B2[index, which], room_B2[index, which] = part.data_ptr(), part.shape[3]
         border_B[index] = row.border
-    lengths_B = np.array(batch.lengths, dtype=np.int64)
+    lengths_B = np.array([place for _, place in rows], dtype=np.int64)
     if np.any(lengths_B >= border_B + room_B2[:, 1]):
         raise IndexError("a line has no room for a further token")
-    scores_PT = np.empty((len(batch) * queries, max(batch.lengths, default=0) + 1), np.float32)
+    scores_PT = np.empty((len(rows) * queries, int(lengths_B.max()) + 1), np.float32)
     places = compiled.loops.Places(
         address_B2, room_B2, border_B, lengths_B, compiled.cos_TD, compiled.sin_TD
     )
@@ -342,9 +347,7 @@ def _finish(entries: Sequence[Entry]) -> None:
         one.row.finish(len(one.ids))
 
 
-def _last(hidden_NH: torch.Tensor, lines: int, entries: Sequence[Entry]) -> torch.Tensor:
-    """Return the rows that a token is chosen from: each line's, and the last of each entry."""
-    if not entries:
-        return hidden_NH
-    ends = list(accumulate((len(one.ids) for one in entries), initial=lines))[1:]
-    return hidden_NH[[*range(lines), *(end - 1 for end in ends)]]
+def _ends(lines: int, entries: Sequence[Entry]) -> list[int]:
+    """Return the rows that a token is chosen after: each line's, and the last of each entry."""
+    ends = accumulate((len(one.ids) for one in entries), initial=lines)
+    return [*range(lines), *(end - 1 for end in list(ends)[1:])]

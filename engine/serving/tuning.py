@@ -19,7 +19,7 @@ import torch
 
 from engine.serving.caches import RowCache
 from engine.serving.lean import LeanDecoder
-from engine.serving.steps import FORMS, Form, Forms, Step, Steps, join_steps, make_step, make_steps
+from engine.serving.steps import FORMS, Form, Forms, Step, Steps, make_step, make_steps
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ def _measured(decoder: LeanDecoder, most: int) -> Steps:
             form for form in left if form == "whole" or times[form] < _HOPELESS * times[fastest]
         ]
     forms = joined(pairs)
-    return join_steps(decoder, forms, steps)
+    return Steps(forms, {form: steps[form] for _, form in forms})
 
 
 def joined(pairs: Sequence[tuple[int, Form]]) -> Forms:
