@@ -6,15 +6,15 @@ from the second such thread on there are more, and then all sleep and are woken 
 two processors a prompt took 85 ms instead of 48 for it, and a step 37 instead of 29.
 
 So whoever owns a model computes in a thread of its own and says so here, and what else wants to compute
-(sentence vectors) is done there as well. Loading may happen anywhere: a thread that ends takes its
-helpers along. Source: GCC's libgomp, `gomp_managed_threads` and GOMP_SPINCOUNT.
+(sentence vectors) is done there as well. What is loaded meanwhile is loaded in a thread that ends, and
+takes its helpers along. Source: GCC's libgomp, `gomp_managed_threads` and GOMP_SPINCOUNT.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
 Result = TypeVar("Result")
@@ -62,3 +62,9 @@ def compute(work: Callable[[], Result]) -> Result:
     if not any(owner.take(fulfil) for owner in owners):
         return work()
     return done.result()
+
+
+def in_passing(work: Callable[[], Result]) -> Result:
+    """Do `work` in a thread that ends with it; return or raise what it does."""
+    with ThreadPoolExecutor(1, thread_name_prefix="in-passing") as thread:
+        return thread.submit(work).result()

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from engine.compute import in_passing
 from engine.embed import Embedder, SentenceEmbedder
 from engine.errors import EngineError, NotReady, NPCFileError
 from engine.host import Host
@@ -199,7 +200,7 @@ class EngineService:
             if self._engine is None:
                 load_folder(self.settings.npc_dir)
                 try:
-                    self._load()
+                    in_passing(self._load)
                 except EngineError as exc:
                     self._reason = exc  # what keeps it from starting now, not what did before
                     raise
@@ -209,8 +210,9 @@ class EngineService:
             parts, stamp = self._engine.parts, bundle_stamp(self.settings.bundle)
             host, listener = parts.host, parts.listener
             if stamp != self._bundle_stamp:
-                model = self._load_model(self.settings, lambda _fraction, _message: None)
-                host, listener = self._host(model), self._listener(model)
+                # Whoever called us goes on to live; what computes while it loads must not.
+                model, host = in_passing(self._load_anew)
+                listener = self._listener(model)
             self._sync(registry)
             changed = host is not parts.host
             self._engine.parts = replace(
@@ -224,6 +226,10 @@ class EngineService:
                 parts.host.close()  # turns that are under way there end there
             self._registry, self._faults, self._bundle_stamp = registry, [], stamp
             return self._reloaded(bundle=changed)
+
+    def _load_anew(self) -> tuple[LanguageModel, Host]:
+        model = self._load_model(self.settings, lambda _fraction, _message: None)
+        return model, self._host(model)
 
     def _host(self, model: LanguageModel) -> Host:
         settings = self.settings

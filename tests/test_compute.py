@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from engine.compute import compute, disown, own
+from engine.compute import compute, disown, in_passing, own
 from engine.embed import SentenceEmbedder
 from engine.serving.batch import BatchHost
 from engine.serving.lean import LeanDecoder
@@ -53,6 +53,14 @@ def test_latest_owner_computes_and_the_former_one_again_when_it_has_gone(host):
 def test_without_an_owner_work_is_done_where_it_is_asked_for(host):
     host.close(wait_s=10)
     assert compute(threading.current_thread) is not host._thread
+
+
+def test_work_in_passing_is_done_in_a_thread_that_ends_with_it():
+    thread = in_passing(threading.current_thread)
+    assert thread is not threading.current_thread()
+    assert not thread.is_alive()
+    with pytest.raises(ZeroDivisionError):
+        in_passing(lambda: 1 // 0)
 
 
 def test_owner_that_can_no_longer_take_work_is_passed_over():

@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.compute import in_passing
 from engine.model import Precision
 from engine.serving.steps import Forms
 from tests.bench.drive import Contestant, play
 from tests.bench.figures import played_figures
 from tests.bench.memory import forget_peak, held_bytes, peak_bytes
-from tests.bench.models import in_passing
 from tests.bench.workload import Workload
 
 LIMIT = "limit"

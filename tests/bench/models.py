@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from transformers import AutoTokenizer
@@ -14,14 +12,6 @@ from engine.model import LanguageModel, Precision, load_base
 from engine.prompt import PromptEncoder
 from engine.settings import Settings, load_settings
 from engine.weights import BaseFiles, resolve_base
-
-Made = TypeVar("Made")
-
-
-def in_passing(work: Callable[[], Made]) -> Made:
-    """Return what `work` makes in a thread that ends with it; see `engine.compute` for why."""
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(work).result()
 
 
 def bench_settings(threads: int) -> Settings:

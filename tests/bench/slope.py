@@ -15,10 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from engine.compute import in_passing
 from engine.memory import settle_allocator
 from tests.bench.drive import Turn
 from tests.bench.memory import held_bytes
-from tests.bench.models import in_passing, load_served, prompt_encoder
+from tests.bench.models import load_served, prompt_encoder
 from tests.bench.ours import Ours, make_ours
 from tests.bench.workload import Lengths, Workload, make_workload
 
@@ -60,7 +61,9 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     settle_allocator()
     rounds = -(-given.turns // given.players)
-    workload = make_workload(prompt_encoder(), given.players, rounds, Lengths(reply=given.reply))
+    workload = make_workload(
+        in_passing(prompt_encoder), given.players, rounds, Lengths(reply=given.reply)
+    )
     contestant = in_passing(lambda: make_ours(load_served(given.threads), workload, given.players))
     try:
         samples = watch(contestant, workload, given.turns, given.players)
