@@ -46,7 +46,7 @@ from training.plots import (
 )
 from training.probes import TRUSTS, Bench, keyword_stuffing, run_probes
 from training.prompts import row_parts
-from training.record import merged, plain, with_figures, without_heads
+from training.record import merged, of_base, plain, with_figures, without_heads
 from training.report import Method
 from training.rows import Row
 from training.sides import Source, encode
@@ -136,6 +136,24 @@ def test_heads_alone_are_measured_as_among_all_and_the_rest_stays_as_it_was(
         }
     both = with_figures(with_figures(bundle, found.figures), alone.figures)
     assert both.info.metrics == found.figures
+
+
+def test_without_the_base_all_else_is_measured_and_the_base_stays_as_it_was(
+    found, corpus, source, adapter
+):
+    bundle = bundle_for(2, adapter)
+    less = evaluate(corpus, bundle, source, WordEmbedder(), limit=2, with_base=False)
+    assert less.features is None
+    for part in ("test", "unseen"):
+        assert "base_perplexity" not in less.figures[part]
+        assert less.figures[part]["perplexity"] == found.figures[part]["perplexity"]
+    assert "base_json" not in less.figures["baselines"]
+    both = with_figures(with_figures(bundle, found.figures), less.figures)
+    assert both.info.metrics == found.figures
+    kept = of_base(found.figures, 4)
+    assert set(kept["test"]) == {"base_perplexity", "reply_tokens", "by_language"}
+    assert kept["test"]["base_perplexity"] == found.figures["test"]["base_perplexity"]
+    assert set(kept["baselines"]) == {"base_json", "frozen"}
 
 
 def test_a_bundle_that_hears_by_another_embedder_is_refused_before_anything_is_read(corpus, source):

@@ -308,6 +308,8 @@ def test_a_run_goes_on_from_a_bundle_and_not_from_one_that_does_not_fit(corpus, 
     first = run(corpus, tiny_base(), tmp_path / "first", epochs=2, lr=2e-3)
     save_bundle(first, tmp_path / "bundle")
     start = load_bundle(tmp_path / "bundle")
+    told = {**first.info.metrics, "test": {**first.info.metrics["test"], "base_perplexity": 9.5}}
+    start = replace(start, info=replace(start.info, metrics=told))
     begun = multi_head_from(start)
     held = load_file(tmp_path / "bundle" / "adapter" / "adapter_model.safetensors")
     mine = {name: p for name, p in begun.named_parameters() if "lora_" in name}
@@ -320,6 +322,7 @@ def test_a_run_goes_on_from_a_bundle_and_not_from_one_that_does_not_fit(corpus, 
         corpus, tiny_base(), replace(SMALL, epochs=1, start="first"), tmp_path / "on", start=start
     )
     assert on.info.training["start"] == "first"
+    assert on.info.metrics["test"]["base_perplexity"] == 9.5
     with pytest.raises(BundleError, match="another size"):
         multi_head_from(start, rank=2)
 

@@ -151,14 +151,14 @@ def _words(figures: Mapping[str, Any]) -> str:
         "| | perplexity | the base's | named by the model | named as read | promised without a grant |",
         "|---|---|---|---|---|---|",
     ]
-    measured = [part for part in _PARTS if "base_perplexity" in figures.get(part, {})]
+    measured = [part for part in _PARTS if "agreement_named" in figures.get(part, {})]
     for part in measured:
         one = figures[part]
         named = _of(one["agreement_named"], one["agreement_named_rows"])
         unaided = _of(one.get("agreement_named_unaided"), one["agreement_named_rows"])
         promised = _of(one["agreement_overpromise"], one["agreement_overpromise_rows"])
         lines.append(
-            f"| {part} | {_shown(one['perplexity'])} | {_shown(one['base_perplexity'])} | "
+            f"| {part} | {_shown(one['perplexity'])} | {_shown(one.get('base_perplexity'))} | "
             f"{unaided} | {named} | {promised} |"
         )
     return "\n".join(lines) + "\n" if measured else ""

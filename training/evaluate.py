@@ -96,6 +96,7 @@ def evaluate(
     limit: int = 60,
     store: FeatureStore | None = None,
     heads_only: bool = False,
+    with_base: bool = True,
 ) -> Evaluation:
     """Measure a bundle and its rivals on the test and the unseen part.
 
@@ -107,6 +108,7 @@ def evaluate(
         limit: lines that are written, and answers asked for in JSON, a part at most.
         store: keeps what the frozen base read; None: it reads everything anew.
         heads_only: leave out the base alone and the words, whose figures do not hang on the heads.
+        with_base: False leaves out the base alone, whose figures hang on no bundle.
 
     Raises:
         EvaluationError: the bundle knows other flags or hears by another embedder, or there are too
@@ -133,9 +135,10 @@ def evaluate(
         )
     if heads_only:
         return _heads(corpus, source.served(bundle), encoder, index, seed)
-    base = base_side(
-        corpus, bundle, source, store or FeatureStore(None, ""), limit=limit, seed=seed
-    )
+    base = None
+    if with_base:
+        store = store or FeatureStore(None, "")
+        base = base_side(corpus, bundle, source, store, limit=limit, seed=seed)
     model = source.served(bundle)
     examples = encode(model, corpus, index)
     read = read_examples(model, list(examples.values()))
@@ -154,9 +157,10 @@ def evaluate(
     figures = report(corpus, model.languages, heads)
     for part in PARTS:
         _add_replies(figures[part], corpus, part, readings, base, lines)
-    figures["baselines"] |= _rivals(corpus, bundle, base)
+    if base:
+        figures["baselines"] |= _rivals(corpus, bundle, base)
     figures["probes"] = run_probes(_bench(corpus, heads, model, encoder, seed))
-    return Evaluation(plain(figures), heads, base.features)
+    return Evaluation(plain(figures), heads, base.features if base else None)
 
 
 def _heads(
@@ -205,33 +209,36 @@ def _add_replies(
     corpus: Corpus,
     part: str,
     readings: Readings,
-    base: BaseSide,
+    base: BaseSide | None,
     lines: _Lines,
 ) -> None:
     """Add what is said of the words to the figures of a part, in all and by language."""
     index = list(getattr(corpus.split, part))
-    figures |= dict.fromkeys(key for key in KEYS if key not in figures)
-    figures |= _reply_figures(index, readings, base.loss_B, lines.cases[part], lines)
+    keys = [key for key in KEYS if base or key != "base_perplexity"]
+    figures |= dict.fromkeys(key for key in keys if key not in figures)
+    figures |= _reply_figures(index, readings, base, lines.cases[part], lines)
     for language, one in figures["by_language"].items():
         spoken = [at for at in index if corpus.rows[at].lang == language]
         cases = [case for case in lines.cases[part] if case.language == language]
-        one |= _reply_figures(spoken, readings, base.loss_B, cases, lines)
+        one |= _reply_figures(spoken, readings, base, cases, lines)
 
 
 def _reply_figures(
     index: list[int],
     readings: Readings,
-    base_loss_B: np.ndarray,
+    base: BaseSide | None,
     cases: Sequence[Case],
     lines: _Lines,
 ) -> dict[str, Any]:
     count = int(readings.ids_B[index].sum())
-    return {
+    found = {
         **agreement(cases, lines.written, lines.read),
         "perplexity": _perplexity(readings.loss_B[index], count),
-        "base_perplexity": _perplexity(base_loss_B[index], count),
         "reply_tokens": count,
     }
+    if base:
+        found["base_perplexity"] = _perplexity(base.loss_B[index], count)
+    return found
 
 
 def _perplexity(loss_B: np.ndarray, ids: int) -> float | None:

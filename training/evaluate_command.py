@@ -59,6 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="heads and probes alone: what is known of the base and of the words stays",
     )
     parser.add_argument(
+        "--no-base",
+        action="store_true",
+        help="leave out the base alone: what is known of it stays",
+    )
+    parser.add_argument(
         "--write", action="store_true", help="store the figures in the bundle and its card"
     )
 
@@ -100,6 +105,7 @@ def run_evaluation(
         limit=options.limit,
         store=store,
         heads_only=options.heads_only,
+        with_base=not options.no_base,
     )
     sys.stdout.write(_printed(found.figures, as_json=options.json) + "\n")
     sys.stdout.flush()

@@ -37,7 +37,7 @@ from training.losses import DELTA_UNIT
 from training.metrics import f1_scores
 from training.model import MultiHeadModel
 from training.reading import read_examples
-from training.record import merged, without_heads
+from training.record import merged
 from training.refit import WORTH, Refit, Trained, join, refit
 from training.report import PARTS, Method, part_figures, report
 from training.rubric import ACTS
@@ -73,7 +73,7 @@ def make_bundle(
     run: Path,
     *,
     steps: int,
-    frozen: Mapping[str, Any] | None = None,
+    held: Mapping[str, Any] | None = None,
     watched: Mapping[str, Any] | None = None,
     start: Bundle | None = None,
 ) -> Bundle:
@@ -87,7 +87,7 @@ def make_bundle(
         args: what the run was asked for.
         run: folder that keeps states and adapter.
         steps: of training that the adapter has behind it in this run.
-        frozen: figures of heads on the frozen base, for the report.
+        held: figures of before that still hold, for the report.
         watched: figures on `valid` by step, for the report.
         start: bundle that the adapter was taken from as it is; the model's heads are then nobody's,
             and are no candidates.
@@ -99,12 +99,7 @@ def make_bundle(
     state_BH = store.read(examples, lambda part: read_examples(model, part, args).state_BH)
     trained, threshold = (None, None) if start else _trained(model.heads)
     fitted = _fit(corpus, state_BH, trained, threshold)
-    figures = report(corpus, base.languages, fitted.method)
-    if frozen:
-        figures["baselines"]["frozen"] = {part: frozen[part] for part in PARTS}
-    if start:
-        learnt = start.info.training.get("rows", {}).get("train", 0)
-        figures = merged(without_heads(start.info.metrics, learnt), figures)
+    figures = merged(held or {}, report(corpus, base.languages, fitted.method))
     figures |= fitted.on_valid
     figures["valid_by_step"] = dict(watched or {})
     if args.draws:

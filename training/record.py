@@ -37,8 +37,10 @@ def with_figures(bundle: Bundle, figures: Mapping[str, Any]) -> Bundle:
     return replace(bundle, info=info, card=card)
 
 
-# Of a part: what is said of its words, which hang on base and adapter and on no head.
+# Of a part: what is said of its words, which hang on base and adapter and on no head; and what of that
+# hangs on the base alone.
 _OF_WORDS = ("agreement_", "perplexity", "base_perplexity", "reply_tokens")
+_OF_BASE_WORDS = ("base_perplexity", "reply_tokens")
 # Rivals that read nothing of the heads; one of them was fitted on the rows of its day.
 _OF_BASE = ("base_json", "frozen")
 
@@ -50,21 +52,36 @@ def without_heads(figures: Mapping[str, Any], rows: int) -> dict[str, Any]:
         figures: of the bundle that the adapter is taken from.
         rows: that this bundle's own heads, and the regression on the frozen base, were fitted on.
     """
+    return _without(figures, rows, _OF_WORDS)
+
+
+def of_base(figures: Mapping[str, Any], rows: int) -> dict[str, Any]:
+    """Return what still holds when adapter and heads are others: what was said of the base alone.
+
+    Args:
+        figures: of the bundle that a run goes on from.
+        rows: as for `without_heads`.
+    """
+    return _without(figures, rows, _OF_BASE_WORDS)
+
+
+def _without(figures: Mapping[str, Any], rows: int, words: tuple[str, ...]) -> dict[str, Any]:
     held = figures.get("baselines", {})
     kept: dict[str, Any] = {"baselines": {name: held[name] for name in _OF_BASE if name in held}}
     if "frozen" in kept["baselines"]:
         kept["baselines"]["frozen"] = {"fitted_on": rows, **held["frozen"]}
     for part in PARTS:
         one = figures.get(part, {})
-        kept[part] = _of_words(one)
+        kept[part] = _named(one, words)
         kept[part]["by_language"] = {
-            language: _of_words(spoken) for language, spoken in one.get("by_language", {}).items()
+            language: _named(spoken, words)
+            for language, spoken in one.get("by_language", {}).items()
         }
     return kept
 
 
-def _of_words(figures: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in figures.items() if name.startswith(_OF_WORDS)}
+def _named(figures: Mapping[str, Any], words: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name, value in figures.items() if name.startswith(words)}
 
 
 def merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,6 +35,8 @@ from training.fit_heads import Scaling, build_heads, fit_delta, fit_flags
 from training.metrics import delta_figures, macro_auprc
 from training.model import MultiHeadModel, positive_weights
 from training.reading import read_examples
+from training.record import of_base, without_heads
+from training.report import PARTS
 from training.rubric import ACTS
 from training.scaled import ScaledHeads
 from training.trainer import MultiHeadTrainer, TimeBudget
@@ -71,7 +73,8 @@ def train_bundle(
         run: folder for checkpoints, log and adapter.
         heads: to start from, fitted on frozen features at the same layer; None: small random ones.
         scaling: of those features; None: as they are.
-        frozen: figures of those heads, which go into the report as a baseline.
+        frozen: figures of those heads, which go into the report as a baseline; None: what `start`
+            tells of the base alone goes there.
         start: bundle whose adapter and marker rows the run goes on from; the heads are then fitted anew
             on what that adapter reads.
         resume: go on from the last checkpoint in `run`, if there is one.
@@ -106,8 +109,13 @@ def train_bundle(
     if not steps:
         raise BundleError(f"{run} holds no finished epoch; train on with --resume")
     logger.info("best on valid: step %d", steps)
+    held: Mapping[str, Any] = {}
+    if frozen:
+        held = {"baselines": {"frozen": {part: frozen[part] for part in PARTS}}}
+    elif start and _measured_alike(start, corpus, args):
+        held = of_base(start.info.metrics, _learnt(start))
     return make_bundle(
-        model, examples, corpus, base, args, run, steps=steps, frozen=frozen, watched=watch.figures
+        model, examples, corpus, base, args, run, steps=steps, held=held, watched=watch.figures
     )
 
 
@@ -136,7 +144,20 @@ def refit_bundle(corpus: Corpus, base: Base, args: TrainArgs, run: Path, start: 
     examples = _encoded(corpus, base)
     spec = HeadSpec(FLAGS, int(base.model.config.hidden_size), args.layer)
     model = _model(base, args, _scaled(_small_heads(spec), None), examples, start)
-    return make_bundle(model, examples, corpus, base, args, run, steps=0, start=start)
+    held = without_heads(start.info.metrics, _learnt(start))
+    return make_bundle(model, examples, corpus, base, args, run, steps=0, held=held, start=start)
+
+
+def _learnt(start: Bundle) -> int:
+    return int(start.info.training.get("rows", {}).get("train", 0))
+
+
+def _measured_alike(start: Bundle, corpus: Corpus, args: TrainArgs) -> bool:
+    """Tell whether a bundle's figures are of the turns that this run is measured with."""
+    told = start.info.training
+    counts = {part: len(getattr(corpus.split, part)) for part in PARTS}
+    rows = told.get("rows", {})
+    return told.get("seed") == args.seed and all(rows.get(p) == n for p, n in counts.items())
 
 
 def _encoded(corpus: Corpus, base: Base) -> list[Example]:
