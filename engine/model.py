@@ -356,6 +356,8 @@ def _with_adapter(model: Any, bundle: Bundle) -> Any:
         with warnings.catch_warnings():
             # To PEFT a missing tensor is worth a warning; here it is an error, below.
             warnings.filterwarnings("ignore", message="Found missing adapter keys")
+            # PEFT asks the library by a name that is to go; that is between the two.
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
             adapted = PeftModel.from_pretrained(model, str(bundle.adapter))
         wanted = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     except (OSError, ValueError, TypeError, RuntimeError, KeyError, SafetensorError) as exc:
