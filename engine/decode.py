@@ -99,18 +99,23 @@ class Sampler:
 
 
 def choose_tokens(
-    logits_BV: torch.Tensor, samplers: Sequence[Sampler], generated: Sequence[Sequence[int]]
+    logits_BV: torch.Tensor,
+    samplers: Sequence[Sampler],
+    generated: Sequence[Sequence[int]],
+    *,
+    own: bool = False,
 ) -> list[int | None]:
     """Return the next token of B lines, None where a line's logits are not finite.
 
     Each row's choice is what it would be alone.
 
     Args:
-        logits_BV: any type and device; not changed.
+        logits_BV: any type and device; not changed unless they are ours.
         samplers: one a row.
         generated: what each line holds so far.
+        own: the logits are nobody else's, and need not be copied to be worked with.
     """
-    scores_BV = logits_BV.detach().to("cpu", torch.float32, copy=True).numpy()
+    scores_BV = logits_BV.detach().to("cpu", torch.float32, copy=not own).numpy()
     return [
         sampler.choose_from(scores_V, held)
         for scores_V, sampler, held in zip(scores_BV, samplers, generated, strict=True)

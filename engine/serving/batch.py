@@ -331,9 +331,9 @@ class BatchHost:
             ids_B = torch.tensor(ids, dtype=torch.long, device=self.decoder.device)
             entries = [Entry(turn.cache, turn.suffix) for turn in entering if turn.cache]
             logits_BV = self.steps.logits(ids_B, self._batch, entries)
-            tokens = choose_tokens(
-                logits_BV, [turn.sampler for turn in turns], [turn.generated for turn in turns]
-            )
+            samplers = [turn.sampler for turn in turns]
+            written = [turn.generated for turn in turns]
+            tokens = choose_tokens(logits_BV, samplers, written, own=True)
         except (RuntimeError, ValueError, IndexError) as exc:
             failure = ModelError(f"the model failed while it wrote the line: {exc}")
             for slot in reversed(range(len(self._writing))):

@@ -153,6 +153,44 @@ def _power_of_two(_typing: Any, exponent: Any) -> Any:
     return types.float32(types.int32), build
 
 
+@_instruction
+def _float_of(_typing: Any, bits: Any) -> Any:
+    """The float32 that has these bits."""
+
+    def build(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], ir.FloatType())
+
+    return types.float32(types.int32), build
+
+
+# All bits of a float32 but its sign.
+_SIZE = np.int32(0x7FFFFFFF)
+
+
+@_loop
+def _largest_size(x_K: Array) -> Any:
+    """Return the largest absolute value.
+
+    As whole numbers, which float32 are ordered like: a maximum of floats is not vectorised, since it
+    would have to say what a NaN is, and takes ten times as long.
+    """
+    bits_K = x_K.view(np.int32)
+    largest = np.int32(0)
+    for k in range(bits_K.shape[0]):
+        largest = max(largest, np.int32(bits_K[k] & _SIZE))
+    return _float_of(largest)
+
+
+@_loop
+def _largest(x_K: Array) -> Any:
+    """Return the largest value; see `_largest_size`. Negative ones are ordered the other way round."""
+    bits_K = x_K.view(np.int32)
+    largest = np.int32(-0x7FFFFFFF)
+    for k in range(bits_K.shape[0]):
+        largest = max(largest, np.int32(bits_K[k] ^ (np.int32(bits_K[k] >> 31) & _SIZE)))
+    return _float_of(np.int32(largest ^ (np.int32(largest >> 31) & _SIZE)))
+
+
 @_loop
 def _exp(x: Any) -> Any:
     """E to the x within 2e-7 of it, without a call, so that a loop over it is vectorised."""
@@ -545,10 +583,7 @@ _mixture_1, _mixture_2, _mixture_3, _mixture_4 = (_mixture(heads) for heads in (
 
 @_loop
 def _softmax(scores_T: Array, count: int, scale: Any) -> None:
-    highest = scores_T[0]
-    for t in range(count):
-        highest = max(highest, scores_T[t])
-    mass = np.float32(0)
+    highest, mass = _largest(scores_T[:count]), np.float32(0)
     for t in range(count):
         scores_T[t] = _exp((scores_T[t] - highest) * scale)
         mass += scores_T[t]
@@ -1023,8 +1058,8 @@ def _scale_tile(
     for j in range(lines):
         found, scale = out_BN[b + j, n : n + rows], x_scale_B[b + j]
         for i in range(rows):
-            whole = np.float32(upper[j, i] * np.int32(256) + lower[j, i])
-            found[i] = whole * scales[i] * scale
+            whole = np.int32(np.int32(upper[j, i] * np.int32(256)) + lower[j, i])  # 32 bits suffice
+            found[i] = np.float32(whole) * scales[i] * scale
 
 
 @_loop
@@ -1115,9 +1150,7 @@ def _quantise_line(x_K: Array, whole_K: Array) -> Any:
     """
     width = x_K.shape[0]
     room = np.float32(min(32767, (2**31 - 1) // (127 * width)))
-    largest = np.float32(1e-20)
-    for k in range(width):
-        largest = max(largest, abs(x_K[k]))
+    largest = max(_largest_size(x_K), np.float32(1e-20))
     factor = room / largest
     for k in range(width):
         whole_K[k] = np.int16(np.int32(np.floor(x_K[k] * factor + np.float32(0.5))))

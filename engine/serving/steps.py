@@ -3,7 +3,8 @@ that join have to read before their first word.
 
     TorchStep   tensor operators alone: any device, any architecture that the lean forward serves
     WholeStep   matrix products by torch, the rest in compiled loops: many lines on a CPU
-    Int8Step    int8 matrices, all of it in compiled loops: few lines on a CPU
+    Int8Step    int8 matrices, all of it in compiled loops: few lines on a CPU, or any number of them
+                where it has matrix units for int8
 
 At few lines a step's time goes into reading the weights and starting operators, at many into products,
 which a processor's matrix units do best in bfloat16. Which form decodes how many lines is measured
@@ -58,7 +59,8 @@ class Step(Protocol):
         """Feed one id of each line of `batch`, and all ids of each entry; their caches grow.
 
         Returns:
-            Logits after each line and then after each entry, (B + entries, V), of any float type.
+            Logits after each line and then after each entry, (B + entries, V), of any float type; the
+            caller's to change, until the next step.
         """
 
 
@@ -203,6 +205,7 @@ class Int8Step:
         )
         self._norm_H = as_array(model.model.norm.weight)
         self._head = self._matrix(model.lm_head)
+        self._logits_WV = np.empty((0, len(self._head.scale)), np.float32)
         read = self._layers
         matrices = (self._head, read.query_key_value, read.output, read.gate_up, read.down)
         self.bytes = sum(int(one.whole.nbytes + one.scale.nbytes) for one in matrices)
@@ -227,7 +230,7 @@ class Int8Step:
                 tuple(self._wholes(count, width) for width in (hidden, self._read, inner)),
                 np.empty(count, np.float32),
             )
-            logits_WV = np.empty((len(wanted_W), len(self._head.scale)), np.float32)
+            logits_WV = self._room_for(len(wanted_W))
             loops.step_int8(
                 hidden_NH,
                 layers,
@@ -245,6 +248,12 @@ class Int8Step:
         batch.finish()
         _finish(entries)
         return torch.from_numpy(logits_WV)
+
+    def _room_for(self, count: int) -> Array:
+        """Return room for so many rows of logits: megabytes that the system would clear every time."""
+        if len(self._logits_WV) < count:
+            self._logits_WV = np.empty((count, len(self._head.scale)), np.float32)
+        return self._logits_WV[:count]
 
     def _wholes(self, count: int, width: int) -> Array:
         """Return room for so many lines as whole numbers."""
