@@ -62,28 +62,21 @@ class Sampler:
             raise ValueError("the model gave logits that are not finite")
         return token
 
-    def choose_from(
-        self, scores_V: npt.NDArray[np.float32], generated: Sequence[int]
-    ) -> int | None:
-        """Return the next token for scores that may be changed; None where they are not finite."""
-        if not (np.isfinite(scores_V.max()) and np.isfinite(scores_V.min())):
-            return None
+    def weigh(self, scores_V: npt.NDArray[np.float32], generated: Sequence[int]) -> None:
+        """Take out what is never chosen, and make what was said before less likely."""
         scores_V[self._suppressed] = -np.inf
         penalty = self.sampling.repetition_penalty
         if penalty != 1.0 and generated:
             said = np.unique(np.asarray(generated))
             values = scores_V[said]
             scores_V[said] = np.where(values > 0, values / penalty, values * penalty)
-        if self.sampling.temperature <= 0.0:
-            return int(scores_V.argmax())
-        return self._draw(scores_V)
 
-    def _draw(self, scores_V: npt.NDArray[np.float32]) -> int:
-        """Draw from the nucleus (Holtzman et al., 2020), by inverting the distribution."""
-        # In place, over the whole vocabulary: picking the likely ones out first takes longer.
-        weight_V = np.subtract(scores_V, scores_V.max(), out=scores_V)
-        np.divide(weight_V, np.float32(self.sampling.temperature), out=weight_V)
-        np.exp(weight_V, out=weight_V)
+    def draw(self, weight_V: npt.NDArray[np.float32]) -> int:
+        """Draw from the nucleus (Holtzman et al., 2020), by inverting the distribution.
+
+        Args:
+            weight_V: probabilities, as multiples of the likeliest one's.
+        """
         wanted = self.sampling.top_p * float(weight_V.sum(dtype=np.float64))
         for floor in _FLOORS:
             # Sorting the vocabulary takes longer than a small model's step; few nuclei need it.
@@ -115,11 +108,25 @@ def choose_tokens(
         generated: what each line holds so far.
         own: the logits are nobody else's, and need not be copied to be worked with.
     """
-    scores_BV = logits_BV.detach().to("cpu", torch.float32, copy=not own).numpy()
-    return [
-        sampler.choose_from(scores_V, held)
-        for scores_V, sampler, held in zip(scores_BV, samplers, generated, strict=True)
-    ]
+    scores_BV = logits_BV.detach().to("cpu", torch.float32, copy=not own)
+    finite, best, greedy = [], [], []
+    for scores_V, sampler, held in zip(scores_BV.numpy(), samplers, generated, strict=True):
+        finite.append(bool(np.isfinite(scores_V.max()) and np.isfinite(scores_V.min())))
+        sampler.weigh(scores_V, held)
+        best.append(scores_V.max())
+        greedy.append(int(scores_V.argmax()) if sampler.sampling.temperature <= 0.0 else None)
+    # All rows at once, in place and over the whole vocabulary: that is what threads and vectors are
+    # good at; picking out the likely tokens first takes longer.
+    heat_B = torch.tensor([one.sampling.temperature or 1.0 for one in samplers])
+    best_B = torch.from_numpy(np.array(best, dtype=np.float32))
+    weight_BV = scores_BV.sub_(best_B[:, None]).div_(heat_B[:, None]).exp_().numpy()
+    chosen: list[int | None] = []
+    for weight_V, sampler, sound, token in zip(weight_BV, samplers, finite, greedy, strict=True):
+        if not sound:
+            chosen.append(None)
+        else:
+            chosen.append(sampler.draw(weight_V) if token is None else token)
+    return chosen
 
 
 class TextStream:

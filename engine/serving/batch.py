@@ -298,8 +298,9 @@ class BatchHost:
         if turn.hidden_1H is None:
             raise ModelError("the model failed while it read the prompt: <STATE> was not read")
         if job.prefix and job.session:
-            kept = cache.part(job.prefix, len(job.ids))
-            self.prompts.keep_own(job.ids[: job.prefix], job.ids[job.prefix :], job.session, kept)
+            # The line goes on in a longer cache, so that this one may be kept as it is.
+            shared, rest = job.ids[: job.prefix], job.ids[job.prefix :]
+            self.prompts.keep_own(shared, rest, job.session, cache.data)
         reading = self.model.read_heads(turn.hidden_1H, job.meaning)
         decision = decide(reading, job.plan.rules) if job.plan else None
         turn.events.put(StateKnown(reading, decision, ms_since(turn.started)))

@@ -78,10 +78,6 @@ class RowCache:
         self.data[:, :, :, start:end].copy_(stored)
         self.length += stored.shape[3]
 
-    def part(self, start: int, end: int) -> torch.Tensor:
-        """Return a copy of its own tokens from `start` to `end`, counted from the sequence's first."""
-        return self.data[:, :, :, start - self.border : end - self.border].clone()
-
     def begin(self, count: int) -> torch.Tensor:
         """Prepare for `count` ids; return their positions, (count,).
 
