@@ -172,21 +172,20 @@ def fit_delta(
 
 
 def calibrate(logits_BN: np.ndarray, truth_BN: np.ndarray, use_BN: np.ndarray) -> list[Platt]:
-    """Fit Platt's scaling a flag on rows that the heads were not fitted on.
+    """Fit Platt's scaling on rows that the heads were not fitted on: one slope, and a shift a flag.
 
-    The slope is kept positive: a calibration may not turn a reading around.
+    A slope a flag would be fitted on some thirty positives, and either overfits or, held back, makes
+    all of them too modest. The slope is kept positive: a calibration may not turn a reading around.
     """
-    found = []
-    for n in range(logits_BN.shape[1]):
-        logits, truth = logits_BN[use_BN[:, n], n], truth_BN[use_BN[:, n], n]
-        if len(set(truth.tolist())) < 2 or np.ptp(logits) == 0.0:
-            found.append(Platt())
-            continue
-        spread = float(logits.std()) or 1.0
-        model = LogisticRegression(C=1.0).fit((logits / spread)[:, None], truth)
-        slope = max(float(model.coef_[0, 0]) / spread, 1e-3)
-        found.append(Platt(round(slope, 6), round(float(model.intercept_[0]), 6)))
-    return found
+    count = logits_BN.shape[1]
+    row, flag = np.nonzero(use_BN)
+    truth = truth_BN[row, flag]
+    if len(set(truth.tolist())) < 2:
+        return [Platt()] * count
+    given = np.hstack([logits_BN[row, flag][:, None], np.eye(count)[flag]])
+    model = LogisticRegression(C=1.0, fit_intercept=False, max_iter=1000).fit(given, truth)
+    slope = max(float(model.coef_[0, 0]), 1e-3)
+    return [Platt(round(slope, 6), round(float(shift), 6)) for shift in model.coef_[0, 1:]]
 
 
 def apply_platt(logits_BN: np.ndarray, platts: Sequence[Platt]) -> np.ndarray:
