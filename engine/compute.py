@@ -12,6 +12,7 @@ takes its helpers along. Source: GCC's libgomp, `gomp_managed_threads` and GOMP_
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,6 +33,9 @@ class Owner(Protocol):
 
 _owners: list[Owner] = []
 _changing = threading.Lock()
+if hasattr(os, "register_at_fork"):
+    # A forked process has the owners' names and none of their threads.
+    os.register_at_fork(after_in_child=_owners.clear)
 
 
 def own(owner: Owner) -> None:

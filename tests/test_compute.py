@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -61,6 +64,23 @@ def test_work_in_passing_is_done_in_a_thread_that_ends_with_it():
     assert not thread.is_alive()
     with pytest.raises(ZeroDivisionError):
         in_passing(lambda: 1 // 0)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_process_computes_by_itself_and_does_not_wait_for_a_thread_it_lacks(host):
+    assert compute(threading.current_thread) is host._thread
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if compute(lambda: 7) == 7 else 1)
+    deadline, ended = time.monotonic() + 30, 0
+    while not ended and time.monotonic() < deadline:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        time.sleep(0.01)
+    if not ended:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert ended
+    assert status == 0
 
 
 def test_owner_that_can_no_longer_take_work_is_passed_over():
