@@ -1,8 +1,8 @@
 """Which form of a step decodes how many lines fastest here: measured once, then remembered.
 
 One line reads all weights for one product each, so int8 wins by moving fewer bytes; many lines share
-what is read, and bfloat16 wins where matrix units know it and not int8. Where the lines cross depends on
-the machine. Prompts are always read with whole weights, so what a turn decides does not depend on this.
+what is read, and bfloat16 wins where matrix units know it and not int8. Where the lines cross depends
+on the machine. Prompts are always read with whole weights, so what a turn decides does not depend on this.
 Knows nothing of turns.
 """
 
