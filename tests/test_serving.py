@@ -26,7 +26,7 @@ from engine.model import LanguageModel
 from engine.serving.batch import BatchHost, BatchLimits
 from engine.serving.caches import BatchCache, RowCache
 from engine.serving.lean import LeanDecoder, why_not_lean
-from engine.serving.prompts import PromptCache, common_length
+from engine.serving.prompts import Found, PromptCache, common_length
 from engine.serving.start import make_host
 from engine.serving.steps import (
     FORMS,
@@ -426,16 +426,20 @@ def stored(tokens: int, fill: float = 1.0) -> torch.Tensor:
     return torch.full((1, 2, 1, tokens, 4), fill)
 
 
+def kept_tokens(found: Found) -> int:
+    return sum(int(part.shape[3]) for part in (found.shared, found.own) if part is not None)
+
+
 def test_least_recently_used_beginning_goes_first_and_the_limit_holds():
     each = stored(10).numel() * 4
     cache = PromptCache(2 * each)
     cache.keep_shared((1, 2), stored(10))
     cache.keep_shared((3, 4), stored(10))
-    assert cache.find((1, 2), (9,), "", most=0).length == 10
+    assert kept_tokens(cache.find((1, 2), (9,), "", most=0)) == 10
     cache.keep_shared((5, 6), stored(10))
     assert cache.bytes <= cache.limit_bytes
-    assert cache.find((3, 4), (9,), "", most=0).length == 0
-    assert cache.find((1, 2), (9,), "", most=0).length == 10
+    assert kept_tokens(cache.find((3, 4), (9,), "", most=0)) == 0
+    assert kept_tokens(cache.find((1, 2), (9,), "", most=0)) == 10
 
 
 def test_limit_of_nothing_keeps_nothing():
@@ -449,14 +453,14 @@ def test_sessions_find_their_own_last_turn_and_no_other():
     cache.keep_shared((1, 2), stored(2))
     cache.keep_own((1, 2), (7, 8, 9), "a", stored(3, 5.0))
     found = cache.find((1, 2), (7, 8, 4, 0), "a", most=3)
-    assert found.length == 4
+    assert kept_tokens(found) == 4
     assert found.shared is not None
     assert found.own is not None
     assert (found.shared.shape[3], found.own.shape[3]) == (2, 2)
-    assert cache.find((1, 2), (7, 8, 9, 0), "a", most=1).length == 3
-    assert cache.find((1, 2), (7, 8, 9, 0), "a", most=3, grain=2).length == 4
-    assert cache.find((1, 2), (7, 8, 9, 0), "b", most=3).length == 2
-    assert cache.find((1, 3), (7, 8, 9, 0), "a", most=3).length == 0
+    assert kept_tokens(cache.find((1, 2), (7, 8, 9, 0), "a", most=1)) == 3
+    assert kept_tokens(cache.find((1, 2), (7, 8, 9, 0), "a", most=3, grain=2)) == 4
+    assert kept_tokens(cache.find((1, 2), (7, 8, 9, 0), "b", most=3)) == 2
+    assert kept_tokens(cache.find((1, 3), (7, 8, 9, 0), "a", most=3)) == 0
 
 
 @given(st.lists(st.integers(0, 3)), st.lists(st.integers(0, 3)))

@@ -36,11 +36,6 @@ class Found:
     shared: torch.Tensor | None = None
     own: torch.Tensor | None = None
 
-    @property
-    def length(self) -> int:
-        """Tokens that need not be read."""
-        return sum(int(part.shape[3]) for part in (self.shared, self.own) if part is not None)
-
 
 class PromptCache:
     """The kept beginnings.
