@@ -37,10 +37,15 @@ class Reading:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The gate's word on one flag; `reason` says what is missing where it is not permitted."""
+    """The gate's word on one flag; `reason` says what is missing where it is not permitted.
+
+    `facts` says whether the items, actions and game state that the flag's conditions name are there;
+    None where they name none. It tells an honest claim from a false one, whatever else is missing.
+    """
 
     permitted: bool
     reason: str | None = None
+    facts: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,12 @@ class Job:
     session: str = ""
     meaning: tuple[float, ...] = ()
 
+    @property
+    def facts(self) -> dict[str, bool | None]:
+        """What the gate knows of each flag's facts; nothing without a plan."""
+        verdicts = self.plan.rules.verdicts if self.plan else {}
+        return {flag: verdict.facts for flag, verdict in verdicts.items()}
+
 
 @dataclass(frozen=True)
 class StateKnown:
@@ -157,7 +163,7 @@ class ModelHost:
 def run_job(model: LanguageModel, job: Job) -> Iterator[Event]:
     """Do the work of `ModelHost.run` on `model`, in this thread."""
     started = time.perf_counter()
-    prefill = model.prefill(job.ids, job.meaning)
+    prefill = model.prefill(job.ids, job.meaning, job.facts)
     decision = decide(prefill.reading, job.plan.rules) if job.plan else None
     yield StateKnown(prefill.reading, decision, ms_since(started))
     if not job.write:

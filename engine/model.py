@@ -26,6 +26,7 @@ from engine.decode import Sampler, Sampling, TextStream, stops_line
 from engine.errors import ModelError, NotReady
 from engine.prompt import MARKERS, PromptEncoder, control_ids
 from heads.bundle import Bundle
+from heads.modules import count_fact
 from heads.pooling import pool_state
 from heads.spec import DELTA_NAMES, FINAL_NORM
 
@@ -170,12 +171,18 @@ class LanguageModel:
         return self.bundle.info.languages
 
     @torch.inference_mode()
-    def prefill(self, ids: Sequence[int], meaning: Sequence[float] = ()) -> Prefill:
+    def prefill(
+        self,
+        ids: Sequence[int],
+        meaning: Sequence[float] = (),
+        facts: Mapping[str, bool | None] | None = None,
+    ) -> Prefill:
         """Feed a prompt of T ids that holds one <STATE>, once.
 
         Args:
             ids: the prompt.
             meaning: what is heard of the utterance, where the bundle's heads read that.
+            facts: see `read_heads`.
 
         Raises:
             ModelError: the forward pass failed or gave values that are not finite.
@@ -187,23 +194,31 @@ class LanguageModel:
             hidden_1H = pool_state(hidden_1TH, ids_1T, self.encoder.state_id).cpu()
         except (RuntimeError, ValueError, IndexError) as exc:
             raise ModelError(f"the model failed while it read the prompt: {exc}") from exc
-        return Prefill(self.read_heads(hidden_1H, meaning), hidden_1H[0], cache, len(ids))
+        return Prefill(self.read_heads(hidden_1H, meaning, facts), hidden_1H[0], cache, len(ids))
 
     @torch.inference_mode()
-    def read_heads(self, hidden_1H: torch.Tensor, meaning: Sequence[float] = ()) -> Reading:
+    def read_heads(
+        self,
+        hidden_1H: torch.Tensor,
+        meaning: Sequence[float] = (),
+        facts: Mapping[str, bool | None] | None = None,
+    ) -> Reading:
         """Turn the hidden state at <STATE>, shape (1, H), into calibrated values.
 
         Args:
             hidden_1H: the hidden state.
             meaning: what is heard of the utterance, of the bundle's width.
+            facts: flag → whether what its conditions name is so, as `Verdict.facts`; what is not told
+                counts as unknown.
 
         Raises:
             ModelError: a value is not finite, or the sentence vector is not the bundle's.
         """
         info = self.bundle.info
         meaning_1M = torch.tensor([list(meaning)]) if len(meaning) else None
+        told = [count_fact((facts or {}).get(flag)) for flag in info.spec.flags]
         try:
-            outputs = self._heads(hidden_1H, meaning_1M)
+            outputs = self._heads(hidden_1H, meaning_1M, torch.tensor([told]))
         except ValueError as exc:
             raise ModelError(str(exc)) from exc
         read = (hidden_1H, outputs.delta_B2, outputs.flag_logits_BN, outputs.threshold_BN)

@@ -280,6 +280,7 @@ def _to_json(info: BundleInfo) -> dict[str, Any]:
         },
         "meaning": {"embedder": info.embedder_id, "size": info.spec.meaning_size},
         "acts": list(info.spec.acts),
+        "claims": info.spec.claims,
         "bad_faith": asdict(info.bad_faith) if info.bad_faith else None,
         "base": {"id": info.base_id, "fingerprint": info.base_fingerprint},
         "languages": list(info.languages),
@@ -303,6 +304,8 @@ def _from_json(data: Mapping[str, Any]) -> BundleInfo:
                 layer=FINAL_NORM if layer == _FINAL_NORM_NAME else int(layer),
                 meaning_size=int(data["meaning"]["size"]),
                 acts=tuple(str(act) for act in data["acts"]),
+                # Bundles of before say nothing of claims, and have none.
+                claims=bool(data.get("claims", False)),
             ),
             embedder_id=str(data["meaning"]["embedder"]),
             bad_faith=BadFaith(

@@ -25,9 +25,10 @@ class HeadSpec:
             state; 0: they read the hidden state alone.
         acts: names of the ways of treating an NPC that the delta is a mean of; none: the delta head
             gives the delta itself.
+        claims: whether the acts hang on what is asked for and on whether the game's state bears it out.
 
     Raises:
-        ValueError: no flags, a name twice, or a size or layer that cannot be.
+        ValueError: no flags, a name twice, claims without acts, or a size or layer that cannot be.
     """
 
     flags: tuple[str, ...]
@@ -35,6 +36,7 @@ class HeadSpec:
     layer: int = FINAL_NORM
     meaning_size: int = 0
     acts: tuple[str, ...] = ()
+    claims: bool = False
 
     def __post_init__(self) -> None:
         if not self.flags or len(set(self.flags)) != len(self.flags):
@@ -47,6 +49,8 @@ class HeadSpec:
             raise ValueError(f"meaning_size must not be negative, not {self.meaning_size}")
         if len(set(self.acts)) != len(self.acts):
             raise ValueError("acts must be different names")
+        if self.claims and not self.acts:
+            raise ValueError("claims move the acts, and there are none")
 
     @property
     def width(self) -> int:

@@ -48,6 +48,26 @@ def test_missing_items_are_each_named() -> None:
     assert refused.reason == "needs the item lantern; needs the item oil"
 
 
+@pytest.mark.parametrize(
+    ("when", "state", "facts"),
+    [
+        ({}, {}, None),
+        ({"min_trust": 0.9}, {}, None),
+        ({"said": {"keywords": ["boat"]}}, {}, None),
+        ({"items": ["lantern"]}, {"items": ("lantern",)}, True),
+        ({"items": ["lantern"], "actions": ["lit_lamp"]}, {"items": ("lantern",)}, False),
+        ({"game_state": {"dark": True}}, {"game_state": {"dark": True}}, True),
+        ({"items": ["lantern"], "min_trust": 0.9}, {"items": ("lantern",)}, True),
+        ({"items": ["lantern"], "said": {"keywords": ["boat"]}}, {"items": ("lantern",)}, True),
+        ({"items": ["lantern"]}, {"items": ("lantern",), "fired": ("closed:give_item",)}, True),
+    ],
+)
+def test_the_facts_are_told_whatever_else_is_missing(
+    when: dict[str, Any], state: dict[str, Any], facts: bool | None
+) -> None:
+    assert verdict(when, **state).facts is facts
+
+
 def test_item_that_only_contains_the_name_is_not_it() -> None:
     assert not verdict({"items": ["lantern"]}, items=("broken_lantern",)).permitted
 

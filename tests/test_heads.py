@@ -34,7 +34,7 @@ from heads.bundle import (
     load_bundle,
     save_bundle,
 )
-from heads.modules import StateHeads
+from heads.modules import ABSENT, PRESENT, UNKNOWN, StateHeads, count_fact
 from heads.pooling import pool_state, state_positions
 from heads.spec import FINAL_NORM, HeadSpec
 from tests.fakes import HIDDEN, tiny_bundle, tiny_model
@@ -55,6 +55,57 @@ def test_state_is_found_by_id_wherever_it_stands():
 def test_row_without_exactly_one_state_is_refused(ids):
     with pytest.raises(ValueError, match="exactly one <STATE>"):
         state_positions(torch.tensor(ids), STATE_ID)
+
+
+def _claiming() -> StateHeads:
+    """Return heads whose claims alone move the acts: "lie" where facts are absent, else "help"."""
+    heads = StateHeads(HeadSpec(("a", "b"), 3, acts=("lie", "help", "neutral"), claims=True))
+    with torch.no_grad():
+        for parameter in heads.parameters():
+            parameter.zero_()
+        heads.asks.weight[0, 0] = heads.asks.weight[1, 1] = 20.0
+        heads.asks.bias.fill_(-10.0)
+        heads.claim.weight[0, 2:4] = 9.0  # absent, of a and b
+        heads.claim.weight[1, 4:6] = 9.0  # present
+        heads.claim.weight[2, 0:2] = 4.0  # asked for
+        heads.worth_A2.copy_(torch.tensor([[-0.1, -0.1], [0.1, 0.1], [0.0, 0.0]]))
+    return heads
+
+
+def test_the_same_words_are_help_or_a_lie_by_the_facts():
+    heads = _claiming()
+    asks_a_BH = torch.tensor([[1.0, 0.0, 0.0]] * 4)
+    facts_BN = torch.tensor([[PRESENT, ABSENT], [ABSENT, PRESENT], [UNKNOWN, ABSENT], [0, 0]])
+    read = heads(asks_a_BH, facts_BN=facts_BN)
+    assert read.act_BA.argmax(dim=-1).tolist() == [1, 0, 2, 2]
+    assert read.delta_B2[0, 0] > 0.09
+    assert read.delta_B2[1, 0] < -0.09
+    nothing = heads(torch.zeros(1, 3), facts_BN=torch.tensor([[ABSENT, PRESENT]]))
+    assert nothing.delta_B2.abs().max() < 1e-3  # nothing is asked for, so nothing is claimed
+
+
+def test_facts_that_are_not_told_are_unknown():
+    heads, hidden_BH = _claiming(), torch.tensor([[1.0, 1.0, 0.0]])
+    told = heads(hidden_BH, facts_BN=torch.tensor([[UNKNOWN, UNKNOWN]]))
+    assert torch.equal(heads(hidden_BH).act_BA, told.act_BA)
+    assert [count_fact(one) for one in (None, True, False)] == [UNKNOWN, PRESENT, ABSENT]
+
+
+def test_claims_are_kept_in_a_bundle_and_need_acts(tmp_path):
+    with pytest.raises(ValueError, match="claims"):
+        HeadSpec(("a",), 3, claims=True)
+    plain = tiny_bundle(*tiny_model("llama"))
+    spec = replace(plain.info.spec, acts=("lie", "help"), claims=True)
+    heads = StateHeads(spec)
+    save_bundle(replace(plain, info=replace(plain.info, spec=spec), heads=heads), tmp_path / "b")
+    loaded = load_bundle(tmp_path / "b")
+    assert loaded.info.spec.claims
+    assert torch.equal(loaded.heads.claim.weight, heads.claim.weight)
+    manifest = json.loads((tmp_path / "b" / MANIFEST).read_text())
+    del manifest["claims"]  # as a bundle of before says it
+    (tmp_path / "b" / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="unknown tensors"):
+        load_bundle(tmp_path / "b")
 
 
 def test_pooled_state_is_float32():

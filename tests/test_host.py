@@ -72,6 +72,31 @@ def speaking(text: str, *, ends: bool = True) -> LanguageModel:
     return model
 
 
+class Noting:
+    """Heads that note the facts they are given, and read what the real ones would."""
+
+    def __init__(self, heads: nn.Module) -> None:
+        self.heads, self.facts = heads, list[list[int]]()
+
+    def __call__(self, hidden_BH: Any, meaning_BM: Any, facts_BN: Any) -> Any:
+        self.facts.append(facts_BN[0].tolist())
+        return self.heads(hidden_BH, meaning_BM, facts_BN)
+
+
+def test_heads_are_told_what_the_gate_knows_of_each_flags_facts() -> None:
+    model, plan = tiny_language_model(), make_plan()
+    verdicts = {
+        FLAGS[0]: Verdict(False, "needs the item rope", facts=False),
+        FLAGS[2]: Verdict(True, facts=True),
+        FLAGS[3]: Verdict(True),
+    }
+    told = replace(plan, rules=replace(plan.rules, verdicts=verdicts))
+    model._heads = heads = Noting(model._heads)
+    for job in (make_job(model, plan=told, write=False), make_job(model, write=False)):
+        list(ModelHost(model).run(job))
+    assert heads.facts == [[-1, 0, 1, *[0] * (len(FLAGS) - 3)], [0] * len(FLAGS)]
+
+
 def said(model: LanguageModel, tokens: int = 100, **values: Any) -> list[str]:
     """Return the texts of a job's line events."""
     job = make_job(model, sampling=replace(SAMPLING, max_new_tokens=tokens), **values)

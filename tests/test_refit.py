@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,19 +14,22 @@ from heads.bundle import BadFaith
 from heads.spec import HeadSpec
 from tests.test_trainer import corpus as _corpus
 from training.bad_faith import DECEIT, OUT_OF_REACH, choose_bad_faith, deceit, with_bad_faith
+from training.claims import fit_on_top, others_logits
 from training.corpus import Corpus
 from training.fit_heads import (
+    Claims,
     Linear,
     Scaling,
     act_delta,
     build_heads,
     choose_thresholds,
+    claim_features,
     fit_acts,
     fit_flags,
     steady_thresholds,
 )
 from training.metrics import f1_scores
-from training.refit import WORTH, Trained, join, refit
+from training.refit import WORTH, Refit, Trained, join, refit
 from training.rubric import ACTS
 from training.split import Split
 
@@ -67,7 +71,8 @@ def test_the_last_fit_says_what_each_candidate_reached_and_takes_the_best(corpus
     assert best == pytest.approx(1.0)
     truth = divided.labels.truth_BN[:, 0]
     assert logits[truth, 0].min() > logits[~truth, 0].max()
-    assert found.deltas(join(states, divided.heard)).shape == (len(divided.rows), 2)
+    deltas = found.deltas(join(states, divided.heard), divided.labels.facts_BN)
+    assert deltas.shape == (len(divided.rows), 2)
 
 
 def test_acts_that_were_never_seen_are_never_read() -> None:
@@ -100,6 +105,75 @@ def test_heads_in_torch_mix_acts_as_numpy_does() -> None:
     given = torch.from_numpy(features)
     out = heads(given[:, :5], given[:, 5:])
     assert np.abs(out.delta_B2.detach().numpy() - act_delta(acts, WORTH, features)).max() < 1e-6
+
+
+def _claimants(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return asks (logits), facts and acts: help from who has it, a lie from who has not."""
+    random = np.random.default_rng(6)
+    asked, has = random.random((2, count)) > 0.5
+    asks_BN = np.where(asked, 4.0, -4.0)[:, None]
+    facts_BN = np.where(has, 1, -1)[:, None]
+    acts = list(ACTS)
+    made = np.where(has, acts.index("help"), acts.index("lie"))
+    return asks_BN, facts_BN, np.where(asked, made, acts.index("neutral"))
+
+
+def test_claims_tell_what_no_sum_tells() -> None:
+    asks_BN, facts_BN, act_B = _claimants(400)
+    both = np.hstack([asks_BN, facts_BN]).astype(np.float64)
+    summed = fit_acts(both, act_B, len(ACTS), 1.0)(both)
+    fit = fit_on_top(summed, claim_features(asks_BN, facts_BN), act_B, 1e-4)
+    told = fit.scale * summed + claim_features(asks_BN, facts_BN) @ fit.weight_AF.T + fit.bias_A
+    assert (told.argmax(axis=1) == act_B).all()
+
+
+def test_a_fit_on_top_that_has_nothing_to_add_leaves_what_is_there() -> None:
+    random = np.random.default_rng(5)
+    logits = random.normal(size=(3000, 16)) * 2
+    act_B = (logits + random.gumbel(size=logits.shape)).argmax(axis=1)
+    fit = fit_on_top(logits, random.normal(size=(3000, 3)), act_B, 0.01)
+    assert fit.scale == pytest.approx(1.0, abs=0.1)
+    assert np.abs(fit.weight_AF).mean() < 0.1
+
+
+def test_no_row_is_told_by_a_map_that_knows_its_group() -> None:
+    seen: list[set[int]] = []
+
+    def fit(some: Sequence[int]) -> Callable[[Sequence[int]], np.ndarray]:
+        seen.append(set(some))
+        return lambda index: np.array([[float(at in seen[-1]), float(at)] for at in index])
+
+    index = list(range(10, 50))
+    groups = [str(at // 2) for at in index]
+    told = others_logits(index, groups, fit)
+    assert told[:, 0].tolist() == [0.0] * 40
+    assert told[:, 1].tolist() == [float(at) for at in index]
+    assert all({at ^ 1 for at in some} == some for some in seen)  # pairs stay together
+
+
+def test_heads_in_torch_read_claims_as_numpy_does() -> None:
+    random = np.random.default_rng(3)
+    features = random.normal(size=(60, 9)).astype(np.float32)
+    facts_BN = random.integers(-1, 2, (60, 2))
+    acts = fit_acts(features, random.integers(0, 16, 60), 16, 0.1, meaning=4)
+    asks = Linear(random.normal(size=(2, 9)), random.normal(size=2))
+    claims = Claims(asks, random.normal(size=(16, 6)))
+    chosen = Refit(asks, acts, acts=True, figures={}, claims=claims)
+    spec = HeadSpec(("a", "b"), 5, meaning_size=4, acts=tuple(ACTS), claims=True)
+    heads = build_heads(spec, acts, asks, [0.5, 0.5], WORTH, claims)
+    given = torch.from_numpy(features)
+    out = heads(given[:, :5], given[:, 5:], torch.from_numpy(facts_BN))
+    expected = chosen.deltas(features, facts_BN)
+    assert np.abs(out.delta_B2.detach().numpy() - expected).max() < 1e-5
+
+
+def test_a_flag_head_that_served_so_far_is_a_candidate(corpus: Corpus) -> None:
+    divided = _opened(_divided(corpus))
+    states = np.zeros((len(divided.rows), 8))
+    width = join(states, divided.heard).shape[1]
+    known = Linear(np.zeros((8, width)), np.zeros(8))
+    found = refit(divided, states, before=known)
+    assert "as before" in found.figures["flags_auprc"]
 
 
 def test_a_sentence_vector_weighs_as_much_as_the_hidden_state() -> None:

@@ -335,6 +335,23 @@ def units() -> Any:
     return loops
 
 
+@pytest.mark.parametrize("lines", [1, 2, 3, 4, 5, 6, 7, 8, 16, 33])
+@pytest.mark.parametrize(("first", "last"), [(0, 200), (16, 199), (3, 6)])
+def test_vectors_add_up_whole_numbers_for_any_number_of_lines(lines, first, last):
+    loops = pytest.importorskip("engine.serving.loops")
+    draw = np.random.default_rng(lines)
+    whole_NK = draw.integers(-127, 128, (200, 192)).astype(np.int8)
+    int16_BK = draw.integers(-1300, 1300, (lines, 192)).astype(np.int16)
+    scale_N, scale_B = draw.random(200).astype(np.float32), draw.random(lines).astype(np.float32)
+    found = np.full((lines, 200), np.nan, np.float32)
+    loops._multiply_rows(whole_NK, scale_N, first, last, int16_BK, scale_B, found)
+    exact = int16_BK.astype(np.int64) @ whole_NK.T.astype(np.int64)
+    expected = exact * scale_N.astype(np.float64) * scale_B[:, None]
+    assert np.allclose(found[:, first:last], expected[:, first:last], rtol=1e-6)
+    assert np.isnan(found[:, :first]).all()
+    assert np.isnan(found[:, last:]).all()
+
+
 @pytest.mark.parametrize("lines", [1, 2, 3, 4, 5, 16, 17, 33])
 @pytest.mark.parametrize("first", [0, 16])
 def test_matrix_units_and_vectors_add_up_the_same_whole_numbers(units, lines, first):

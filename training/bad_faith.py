@@ -18,8 +18,9 @@ OUT_OF_REACH = 2.0
 """A threshold that no probability reaches."""
 
 _LIMITS = tuple(round(0.2 + 0.05 * step, 2) for step in range(13))
-# What a false grant on every attack would weigh against macro-F1.
-_WEIGHT = 0.2
+# Macro-F1 that caution may cost: attacks on `valid` are few, and what is talked out of an NPC costs a
+# game more than what comes a turn late.
+_CAUTION = 0.005
 
 
 def deceit(act_BA: np.ndarray) -> np.ndarray:
@@ -31,7 +32,9 @@ def deceit(act_BA: np.ndarray) -> np.ndarray:
 def choose_bad_faith(
     corpus: Corpus, proposed_BN: np.ndarray, act_BA: np.ndarray
 ) -> tuple[BadFaith, dict[str, dict[str, float]]]:
-    """Return the rule that serves `valid` best, and what every limit reached there.
+    """Return the rule that serves `valid`, and what every limit reached there.
+
+    Of the limits that cost next to nothing, those with the fewest false grants; of these the lowest.
 
     Args:
         corpus: labelled turns, divided.
@@ -50,10 +53,10 @@ def choose_bad_faith(
             "false_grants": float(granted.mean()) if len(granted) else 0.0,
         }
 
-    def worth(limit: str) -> float:
-        return reached[limit]["flag_macro_f1"] - _WEIGHT * reached[limit]["false_grants"]
-
-    return BadFaith(DECEIT, float(max(reached, key=worth))), reached
+    best = max(one["flag_macro_f1"] for one in reached.values())
+    cheap = [limit for limit in reached if reached[limit]["flag_macro_f1"] >= best - _CAUTION]
+    careful = min(cheap, key=lambda limit: (reached[limit]["false_grants"], float(limit)))
+    return BadFaith(DECEIT, float(careful)), reached
 
 
 def with_bad_faith(

@@ -98,7 +98,8 @@ def make_bundle(
     model.merge()  # as it is served: what is calibrated must be what is read there
     state_BH = store.read(examples, lambda part: read_examples(model, part, args).state_BH)
     trained, threshold = (None, None) if start else _trained(model.heads)
-    fitted = _fit(corpus, state_BH, trained, threshold)
+    before = _flags_of(start, corpus) if start else None
+    fitted = _fit(corpus, state_BH, trained, threshold, before)
     figures = merged(held or {}, report(corpus, base.languages, fitted.method))
     figures |= fitted.on_valid
     figures["valid_by_step"] = dict(watched or {})
@@ -109,9 +110,10 @@ def make_bundle(
         model.spec,
         meaning_size=chosen.flags.weight_NH.shape[1] - state_BH.shape[1],
         acts=tuple(ACTS) if chosen.acts else (),
+        claims=chosen.claims is not None,
     )
     worth = WORTH if chosen.acts else None
-    heads = build_heads(spec, chosen.delta, chosen.flags, fitted.thresholds, worth)
+    heads = build_heads(spec, chosen.delta, chosen.flags, fitted.thresholds, worth, chosen.claims)
     if fitted.source == "head" and threshold:
         set_threshold_head(heads, threshold)
     info = BundleInfo(
@@ -139,13 +141,17 @@ def make_bundle(
 
 
 def _fit(
-    corpus: Corpus, state_BH: np.ndarray, trained: Trained | None, threshold: Linear | None
+    corpus: Corpus,
+    state_BH: np.ndarray,
+    trained: Trained | None,
+    threshold: Linear | None,
+    before: Linear | None = None,
 ) -> _Fitted:
     """Fit heads on the training part; choose, calibrate and cut on `valid`."""
-    chosen = refit(corpus, state_BH, trained)
+    chosen = refit(corpus, state_BH, trained, before)
     joined_BW = join(state_BH, corpus.heard)
-    logits_BN, delta_B2 = chosen.flags(joined_BW), chosen.deltas(joined_BW)
     valid, labels = list(corpus.split.valid), corpus.labels
+    logits_BN, delta_B2 = chosen.flags(joined_BW), chosen.deltas(joined_BW, labels.facts_BN)
     truth_BN, use_BN = labels.truth_BN[valid], labels.permitted_BN[valid]
     platts = calibrate(logits_BN[valid], truth_BN, use_BN)
     probability_BN = apply_platt(logits_BN, platts)
@@ -161,7 +167,7 @@ def _fit(
     cut_BN, bad_faith = by_source[source], None
     by_limit: dict[str, dict[str, float]] = {}
     if chosen.acts:
-        act_BA = chosen.act_probabilities(joined_BW)
+        act_BA = chosen.act_probabilities(joined_BW, labels.facts_BN)
         bad_faith, by_limit = choose_bad_faith(corpus, probability_BN >= cut_BN, act_BA)
         cut_BN = with_bad_faith(bad_faith, act_BA, cut_BN)
     return _Fitted(
@@ -221,6 +227,14 @@ def _told(args: TrainArgs, steps: int, corpus: Corpus, start: Bundle | None) -> 
         **of_rows,
         "adapter": dict(start.info.training.get("adapter", start.info.training)),
     }
+
+
+def _flags_of(start: Bundle, corpus: Corpus) -> Linear | None:
+    """Return a bundle's flag head as a map, where it hears what a new one would."""
+    if start.info.spec.flags != FLAGS or start.info.embedder_id != corpus.listener_id:
+        return None
+    flag = start.heads.flag
+    return Linear(flag.weight.detach().double().numpy(), flag.bias.detach().double().numpy())
 
 
 def _trained(heads: ScaledHeads) -> tuple[Trained, Linear]:

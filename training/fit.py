@@ -111,14 +111,15 @@ def fit_bundle(
             spec,
             meaning_size=vectors_BH.shape[1] - hidden,
             acts=tuple(ACTS) if chosen.acts else (),
+            claims=chosen.claims is not None,
         )
     platts, thresholds, probability_BN = _calibrated(chosen.flags, vectors_BH, labels, split)
     cut_BN, bad_faith = np.array(thresholds), None
     if chosen.acts:
-        act_BA = chosen.act_probabilities(vectors_BH)
+        act_BA = chosen.act_probabilities(vectors_BH, labels.facts_BN)
         bad_faith, _ = choose_bad_faith(corpus, probability_BN >= cut_BN, act_BA)
         cut_BN = with_bad_faith(bad_faith, act_BA, cut_BN)
-    heads = Method(Scores(probability_BN, chosen.deltas(vectors_BH)), cut_BN)
+    heads = Method(Scores(probability_BN, chosen.deltas(vectors_BH, labels.facts_BN)), cut_BN)
     figures = report(corpus, languages, heads)
     if chosen.figures:
         figures["refit_on_valid"] = chosen.figures
@@ -147,7 +148,12 @@ def fit_bundle(
     return Bundle(
         info=info,
         heads=build_heads(
-            spec, chosen.delta, chosen.flags, thresholds, WORTH if chosen.acts else None
+            spec,
+            chosen.delta,
+            chosen.flags,
+            thresholds,
+            WORTH if chosen.acts else None,
+            chosen.claims,
         ),
         marker_rows_MH=reader.marker_rows_MH,
         card=render_card(info),

@@ -18,7 +18,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from heads.bundle import Platt
-from heads.modules import StateHeads
+from heads.modules import StateHeads, claims_of
 from heads.spec import HeadSpec
 
 # Never certain: a flag that is hardly ever right must not fire on a whim, nor one never be reached.
@@ -38,6 +38,19 @@ class Linear:
     def __call__(self, features_BH: np.ndarray) -> np.ndarray:
         """Return features · weightᵀ + bias, shape (B, N)."""
         return features_BH @ self.weight_NH.T + self.bias_N
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What is asked for, (N, W) on what the heads read, and what that is worth to the acts, (A, 3N)."""
+
+    asks: Linear
+    weight_AF: np.ndarray
+
+    def __call__(self, joined_BW: np.ndarray, facts_BN: np.ndarray) -> np.ndarray:
+        """Return what is added to the acts' logits, shape (B, A)."""
+        added_BA: np.ndarray = claim_features(self.asks(joined_BW), facts_BN) @ self.weight_AF.T
+        return added_BA
 
 
 @dataclass(frozen=True)
@@ -68,6 +81,13 @@ class Scaling:
         """Fold the scaling into a map that was fitted on standardised features."""
         raw_NH = weight_NH / self.scale_H
         return Linear(raw_NH, bias_N - raw_NH @ self.mean_H)
+
+
+def claim_features(asks_logits_BN: np.ndarray, facts_BN: np.ndarray) -> np.ndarray:
+    """Return what the claim head reads, shape (B, 3N); see `heads.modules.claims_of`."""
+    made = claims_of(torch.from_numpy(np.asarray(asks_logits_BN)), torch.from_numpy(facts_BN))
+    features_BF: np.ndarray = made.numpy()
+    return features_BF
 
 
 def fit_flags(
@@ -265,6 +285,7 @@ def build_heads(
     flags: Linear,
     thresholds: Sequence[float],
     worth_A2: np.ndarray | None = None,
+    claims: Claims | None = None,
 ) -> StateHeads:
     """Put the fitted maps into heads; the threshold head gives the constants whatever it reads.
 
@@ -274,10 +295,15 @@ def build_heads(
         flags: one a flag.
         thresholds: one a flag.
         worth_A2: what each act is worth, where `spec` has acts.
+        claims: where `spec` has some.
     """
     heads = StateHeads(spec)
     if worth_A2 is not None:
         heads.worth_A2.copy_(torch.from_numpy(worth_A2))
+    if claims is not None:
+        heads.asks.weight.copy_(torch.from_numpy(claims.asks.weight_NH))
+        heads.asks.bias.copy_(torch.from_numpy(claims.asks.bias_N))
+        heads.claim.weight.copy_(torch.from_numpy(claims.weight_AF))
     heads.delta.weight.copy_(torch.from_numpy(delta.weight_NH))
     heads.delta.bias.copy_(torch.from_numpy(delta.bias_N))
     heads.flag.weight.copy_(torch.from_numpy(flags.weight_NH))

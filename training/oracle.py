@@ -8,7 +8,7 @@ models.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from engine.gate import check_flags, find_forbidden
 from engine.npc import NPC, NPCRegistry, load_folder
 from engine.schema import FLAGS, Delta, HistoryTurn, SessionState
 from engine.state import initial_state
+from heads.modules import count_fact
 from training.items import NPCWords
 from training.rows import DATA_DIR, Row
 from training.rubric import judged_delta
@@ -30,25 +31,29 @@ _READ_AT_ONCE = 1024
 class Judged:
     """What the oracle says of one row.
 
-    `forbidden` names the trigger of an utterance that never reaches the model, else it is None.
+    `forbidden` names the trigger of an utterance that never reaches the model, else it is None;
+    `facts` says of each flag of the stage what `Verdict.facts` says.
     """
 
     flag: tuple[str, ...]
     delta: Delta
     permitted: frozenset[str]
     forbidden: str | None = None
+    facts: Mapping[str, bool | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Labels:
     """Labels as arrays, aligned with the rows.
 
-    truth_BN: flags that fire; permitted_BN: flags that the gate permits; delta_B2.
+    truth_BN: flags that fire; permitted_BN: flags that the gate permits; delta_B2; facts_BN: what the
+    state says of each flag's facts, as `heads.modules` counts it.
     """
 
     truth_BN: np.ndarray
     permitted_BN: np.ndarray
     delta_B2: np.ndarray
+    facts_BN: np.ndarray
 
 
 def training_registry(serving: Path, extra: Path | None = None) -> NPCRegistry:
@@ -98,6 +103,7 @@ def judge(
         delta=judged_delta(row.act, words.get(row.npc_id, NPCWords()).temper),
         permitted=permitted,
         forbidden=trigger[1] if trigger else None,
+        facts={flag: verdict.facts for flag, verdict in verdicts.items()},
     )
 
 
@@ -130,6 +136,9 @@ def label_rows(
             truth_BN=np.array([[flag in one.flag for flag in FLAGS] for one in judged]),
             permitted_BN=np.array([[flag in one.permitted for flag in FLAGS] for one in judged]),
             delta_B2=np.array([[one.delta.trust, one.delta.relationship] for one in judged]),
+            facts_BN=np.array(
+                [[count_fact(one.facts.get(flag)) for flag in FLAGS] for one in judged]
+            ),
         ),
         judged,
     )

@@ -2,30 +2,35 @@
 
     trained heads ─┐
     regressions on [hidden ; meaning] ─┼─ the best on `valid` ─┐
-    trained heads + sentence vector ─┘                          ├─ alone or together ─→ flags, delta
-    regressions on the words, counted ──────────────────────────┘
+    trained heads + sentence vector ─┘                          ├─ alone or together ─→ flags
+    regressions on the words, counted ──────────────────────────┘                  └─→ delta ─┬─→ delta
+    claims: what is asked for × what is so ────────────────────────────────────────────┘
 
 Steps of gradient shape the features; on a thousand rows a regression then makes more of them than the
 heads that were trained along, and a small base hears less in a sentence than a sentence model does;
-both blur words, which are therefore counted beside them. All maps are linear, and so is their sum.
+both blur words, which are therefore counted beside them. All these maps are linear, and so is their
+sum; claims (`training.claims`) come on top of the acts that it gives.
 Knows nothing of models, files or bundles.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
 from scipy.special import softmax
 
 from engine.schema import FLAGS
+from training.claims import fit_on_top, others_logits
 from training.corpus import Corpus
 from training.fit_heads import (
+    Claims,
     Linear,
     act_delta,
+    claim_features,
     fit_act_words,
     fit_acts,
     fit_delta,
@@ -45,10 +50,15 @@ _RIDGE_STRENGTHS = (0.0003, 0.001, 0.003)
 _SHARES = (0.3, 0.6, 1.0)
 # The same for what the words say, and the strengths of their regressions.
 _WORD_STRENGTHS = (1.0, 3.0, 10.0)
+# What is asked for: strengths of its regressions on what is read and on the words.
+_ASKS_STRENGTH, _ASKS_WORDS = 0.003, 10.0
+# Penalties on what claims are worth.
+_CLAIM_STRENGTHS = (0.003, 0.001, 0.0003, 0.0001)
 
 WORTH = np.array(WORTH_A2)
 
 _Map = TypeVar("_Map")
+_Reader = Callable[[Sequence[int]], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -61,26 +71,56 @@ class Trained:
 
 
 @dataclass(frozen=True)
+class _Recipe:
+    """How a regression over the acts is fitted; without `words`, on what is read alone."""
+
+    strength: float
+    share: float = 0.0
+    words: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """What it is called among the candidates."""
+        read = f"acts {self.strength:g}"
+        return f"{read} + {self.share:g} words {self.words:g}" if self.words else read
+
+
+_RECIPES = tuple(
+    _Recipe(strength, *heard)
+    for strength in _ACT_STRENGTHS
+    for heard in ((), *((share, words) for words in _WORD_STRENGTHS for share in _SHARES))
+)
+
+
+@dataclass(frozen=True)
 class Refit:
     """The chosen maps on [hidden ; meaning ; words]; `acts` says whether `delta` gives acts.
 
-    `figures` says what every candidate reached on `valid`.
+    `claims` is added to the acts; None: nothing is. `figures` says what every candidate reached on
+    `valid`.
     """
 
     flags: Linear
     delta: Linear
     acts: bool
     figures: dict[str, dict[str, float]]
+    claims: Claims | None = None
 
-    def act_probabilities(self, joined_BW: np.ndarray) -> np.ndarray:
+    def act_probabilities(self, joined_BW: np.ndarray, facts_BN: np.ndarray) -> np.ndarray:
         """Return the probabilities of the acts, shape (B, A); (B, 0) where the map gives none."""
         if not self.acts:
             return np.zeros((len(joined_BW), 0))
-        found: np.ndarray = softmax(self.delta(joined_BW), axis=1)
+        logits_BA = self.delta(joined_BW)
+        if self.claims:
+            logits_BA = logits_BA + self.claims(joined_BW, facts_BN)
+        found: np.ndarray = softmax(logits_BA, axis=1)
         return found
 
-    def deltas(self, joined_BW: np.ndarray) -> np.ndarray:
+    def deltas(self, joined_BW: np.ndarray, facts_BN: np.ndarray) -> np.ndarray:
         """Return the deltas, shape (B, 2)."""
+        if self.acts:
+            mixed_B2: np.ndarray = self.act_probabilities(joined_BW, facts_BN) @ WORTH
+            return mixed_B2
         return deltas_of(self.delta, self.acts, joined_BW)
 
 
@@ -97,13 +137,19 @@ def join(state_BH: np.ndarray, heard_BL: np.ndarray) -> np.ndarray:
     return np.hstack([state_BH, heard_BL])
 
 
-def refit(corpus: Corpus, state_BH: np.ndarray, trained: Trained | None = None) -> Refit:
+def refit(
+    corpus: Corpus,
+    state_BH: np.ndarray,
+    trained: Trained | None = None,
+    before: Linear | None = None,
+) -> Refit:
     """Choose flags and delta on `valid`, among heads that were trained along and regressions.
 
     Args:
         corpus: labelled turns, divided; gives the sentence vectors and the words.
         state_BH: hidden states at <STATE> of all rows.
         trained: heads on those, which are candidates too.
+        before: flag head on [hidden ; meaning ; words] that served so far: a candidate as it is.
     """
     trained, size = trained or Trained(), state_BH.shape[1]
     joined_BW = join(state_BH, corpus.meaning_BM)
@@ -129,6 +175,8 @@ def refit(corpus: Corpus, state_BH: np.ndarray, trained: Trained | None = None) 
     best_flags, reached_flags = _best(flags, ranking)
     best_delta, reached_delta = _best(deltas, order)
     flags = dict(_with_words(best_flags, flags[best_flags], _flag_words(corpus)))
+    if before:
+        flags["as before"] = before
     best_flags, with_words = _best(flags, ranking)
     reached_flags |= with_words
     map_, acts = deltas[best_delta]
@@ -137,9 +185,80 @@ def refit(corpus: Corpus, state_BH: np.ndarray, trained: Trained | None = None) 
         deltas = {name: (one, True) for name, one in summed}
         best_delta, with_words = _best(deltas, order)
         reached_delta |= with_words
-    logger.info("flags: %s, delta: %s", best_flags, best_delta)
     figures = {"flags_auprc": reached_flags, "delta_spearman": reached_delta}
-    return Refit(flags[best_flags], *deltas[best_delta], figures)
+    chosen = Refit(flags[best_flags], *deltas[best_delta], figures)
+    logger.info("flags: %s, delta: %s", best_flags, best_delta)
+    recipe = next((one for one in _RECIPES if one.name == best_delta), None)
+    if recipe is None:
+        return chosen  # a head that was trained along cannot be fitted without a part of the rows
+    return _with_claims(corpus, joined_BW, chosen, recipe)
+
+
+def _with_claims(corpus: Corpus, joined_BW: np.ndarray, alone: Refit, recipe: _Recipe) -> Refit:
+    """Put claims on top of acts by regression, where `valid` gains by it.
+
+    Args:
+        corpus: as for `refit`.
+        joined_BW: hidden states and sentence vectors.
+        alone: what was chosen without claims.
+        recipe: of its delta.
+    """
+    train, valid, labels = list(corpus.split.train), list(corpus.split.valid), corpus.labels
+    groups = [corpus.rows[at].group or str(at) for at in train]
+    meaning = corpus.meaning_BM.shape[1]
+    asks_BN = np.array([[flag in row.asks for flag in FLAGS] for row in corpus.rows])
+    everywhere = np.ones_like(asks_BN)
+
+    def fit_asked(some: Sequence[int]) -> Linear:
+        at = list(some)
+        read = fit_flags(
+            joined_BW[at], asks_BN[at], everywhere[at], _ASKS_STRENGTH, meaning=meaning
+        )
+        return _beside(read, fit_words(corpus.counted[at], asks_BN[at], _ASKS_WORDS), 1.0)
+
+    def fit_act(some: Sequence[int]) -> Linear:
+        at = list(some)
+        act_B, strength = corpus.acts[at], recipe.strength
+        read = fit_acts(joined_BW[at], act_B, len(ACTS), strength, meaning=meaning)
+        if not recipe.words:
+            return _padded(read, corpus.counted.shape[1])
+        heard = fit_act_words(corpus.counted[at], act_B, len(ACTS), recipe.words)
+        return _beside(read, heard, recipe.share)
+
+    def heard_by(fit: Callable[[Sequence[int]], Linear]) -> Callable[[Sequence[int]], _Reader]:
+        def fitted(some: Sequence[int]) -> _Reader:
+            map_ = fit(some)
+            return lambda index: map_(_full(corpus, joined_BW, index))
+
+        return fitted
+
+    asked_BN = others_logits(train, groups, heard_by(fit_asked))
+    logits_BA = others_logits(train, groups, heard_by(fit_act))
+    features_BF = claim_features(asked_BN, labels.facts_BN[train])
+    asks = fit_asked(train)
+    heard_VW = _full(corpus, joined_BW, valid)
+    reached, found = dict(alone.figures["delta_spearman"]), {recipe.name: alone}
+    for strength in _CLAIM_STRENGTHS:
+        fit = fit_on_top(logits_BA, features_BF, corpus.acts[train], strength)
+        delta = Linear(
+            fit.scale * alone.delta.weight_NH, fit.scale * alone.delta.bias_N + fit.bias_A
+        )
+        one = replace(alone, delta=delta, claims=Claims(asks, fit.weight_AF))
+        deltas_B2 = one.deltas(heard_VW, labels.facts_BN[valid])
+        called = f"{recipe.name} + claims {strength:g}"
+        found[called] = one
+        figure = delta_figures(labels.delta_B2[valid], deltas_B2)["delta_spearman"]
+        reached[called] = round(float(figure), 4)
+    best = max(found, key=lambda called: reached[called])
+    logger.info("delta: %s", best)
+    return replace(found[best], figures={**alone.figures, "delta_spearman": reached})
+
+
+def _full(corpus: Corpus, joined_BW: np.ndarray, index: Sequence[int]) -> np.ndarray:
+    """Return all that maps are given of some rows: hidden state, sentence vector, words."""
+    at = list(index)
+    full: np.ndarray = np.hstack([joined_BW[at], corpus.counted[at].toarray()])
+    return full
 
 
 def _flag_words(corpus: Corpus) -> Iterable[tuple[float, Linear]]:
@@ -166,6 +285,12 @@ def _with_words(
         placed = Linear(np.pad(heard.weight_NH, ((0, 0), (before, 0))), heard.bias_N)
         for share in _SHARES:
             yield f"{name} + {share:g} words {strength:g}", _sum(one, placed, share)
+
+
+def _beside(read: Linear, heard: Linear, share: float) -> Linear:
+    """Return one map on [what is read ; words], of a map on each."""
+    weight_NW = np.hstack([read.weight_NH, share * heard.weight_NH])
+    return Linear(weight_NW, read.bias_N + share * heard.bias_N)
 
 
 def _best(maps: dict[str, _Map], measure: Callable[[_Map], float]) -> tuple[str, dict[str, float]]:

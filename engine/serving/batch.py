@@ -301,7 +301,7 @@ class BatchHost:
             # The line goes on in a longer cache, so that this one may be kept as it is.
             shared, rest = job.ids[: job.prefix], job.ids[job.prefix :]
             self.prompts.keep_own(shared, rest, job.session, cache.data)
-        reading = self.model.read_heads(turn.hidden_1H, job.meaning)
+        reading = self.model.read_heads(turn.hidden_1H, job.meaning, job.facts)
         decision = decide(reading, job.plan.rules) if job.plan else None
         turn.events.put(StateKnown(reading, decision, ms_since(turn.started)))
         turn.started = time.perf_counter()

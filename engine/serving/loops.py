@@ -1135,9 +1135,14 @@ def _quantise_tiles(x_BK: Array, whole_2BK: Array, scale_B: Array) -> None:
 
 # --- and by vectors ------------------------------------------------------------------------------
 
-_ROWS, _LINES = 4, 4
+# Sums are kept in registers: AVX2 has sixteen, which hold those of two rows with six lines; the others
+# that are known here have thirty-two, for four rows with four.
+_LINES, _BY_FOUR = (6, 2) if _CHUNK == 16 else (4, 4)
+_MOST_SUMS = 16
 _tile_1_1 = _tile(1, 1)
-_tile_4_1, _tile_4_2, _tile_4_3, _tile_4_4 = (_tile(_ROWS, lines) for lines in (1, 2, 3, _LINES))
+_tile_1, _tile_2, _tile_3, _tile_4, _tile_5, _tile_6 = (
+    _tile(4 if lines <= _BY_FOUR else 2, lines) for lines in (1, 2, 3, 4, 5, 6)
+)
 # Rows that all lines are multiplied by before the next: so many stay in the first cache.
 _BLOCK = 32
 
@@ -1194,23 +1199,28 @@ def _multiply_rows(
 ) -> None:
     """All lines' products with the rows from `first` to `last`."""
     count = x_BK.shape[0]
-    sums = np.empty(_ROWS * _LINES, np.int32)
+    sums = np.empty(_MOST_SUMS, np.int32)
     for block in range(first, last, _BLOCK):
         end = min(block + _BLOCK, last)
-        fours = end - (end - block) % _ROWS
         for b in range(0, count, _LINES):
             lines = min(_LINES, count - b)
-            for n in range(block, fours, _ROWS):
-                if lines == 4:
-                    _tile_4_4(w_NK, n, x_BK, b, sums)
-                elif lines == 3:
-                    _tile_4_3(w_NK, n, x_BK, b, sums)
+            rows = 4 if lines <= _BY_FOUR else 2
+            whole = end - (end - block) % rows
+            for n in range(block, whole, rows):
+                if lines == 1:
+                    _tile_1(w_NK, n, x_BK, b, sums)
                 elif lines == 2:
-                    _tile_4_2(w_NK, n, x_BK, b, sums)
+                    _tile_2(w_NK, n, x_BK, b, sums)
+                elif lines == 3:
+                    _tile_3(w_NK, n, x_BK, b, sums)
+                elif lines == 4:
+                    _tile_4(w_NK, n, x_BK, b, sums)
+                elif lines == 5:
+                    _tile_5(w_NK, n, x_BK, b, sums)
                 else:
-                    _tile_4_1(w_NK, n, x_BK, b, sums)
-                _scale(sums, _ROWS, lines, scale_N, n, x_scale_B, b, out_BN)
-            for n in range(fours, end):  # three rows at most, at a part's end
+                    _tile_6(w_NK, n, x_BK, b, sums)
+                _scale(sums, rows, lines, scale_N, n, x_scale_B, b, out_BN)
+            for n in range(whole, end):  # three rows at most, at a part's end
                 for line in range(b, b + lines):
                     _tile_1_1(w_NK, n, x_BK, line, sums)
                     _scale(sums, 1, 1, scale_N, n, x_scale_B, line, out_BN)
