@@ -39,8 +39,9 @@ class Reading:
 class Verdict:
     """The gate's word on one flag; `reason` says what is missing where it is not permitted.
 
-    `facts` says whether the items, actions and game state that the flag's conditions name are there;
-    None where they name none. It tells an honest claim from a false one, whatever else is missing.
+    `facts` says whether all items, actions and game state that the flag's conditions name are there,
+    whatever else is missing; None where they name none. It helps to tell an honest claim from a false
+    one.
     """
 
     permitted: bool

@@ -45,30 +45,24 @@ def check_flags(
     """Judge every flag that the NPC has at `stage`."""
     verdicts: dict[str, Verdict] = {}
     for flag, rule in npc.stage(stage).flags.items():
-        facts, absent = _facts(rule.when), _unmet_facts(rule.when, state)
-        missing = [*absent, *_unmet_standing(rule.when, state)]
+        absent = unmet_facts(rule.when, state)
+        missing = [*absent, *unmet_standing(rule.when, state)]
         if rule.once and npc.rule_key(stage, flag) in state.fired:
             missing.insert(0, "has happened already")
         # Meaning costs an embedding, so it is asked only where the rest holds.
         if not missing and rule.when.said:
             missing = _unmet_said(rule.when.said, utterance, encoder)
-        verdicts[flag] = Verdict(
-            not missing, "; ".join(missing) or None, facts=not absent if facts else None
-        )
+        facts = not absent if _names_facts(rule.when) else None
+        verdicts[flag] = Verdict(not missing, "; ".join(missing) or None, facts=facts)
     return verdicts
 
 
-def unmet_state(when: Conditions, state: SessionState) -> list[str]:
-    """Return what the game's state lacks of `when`, each in plain words; `said` is not looked at."""
-    return [*_unmet_facts(when, state), *_unmet_standing(when, state)]
-
-
-def _facts(when: Conditions) -> bool:
-    """Return whether conditions name anything that is or is not so, whoever asks."""
+def _names_facts(when: Conditions) -> bool:
     return bool(when.items or when.actions or when.game_state)
 
 
-def _unmet_facts(when: Conditions, state: SessionState) -> list[str]:
+def unmet_facts(when: Conditions, state: SessionState) -> list[str]:
+    """Return the items, actions and game state that are missing of `when`, each in plain words."""
     missing = [f"needs the item {item}" for item in _absent(when.items, state.items)]
     missing += [f"needs the action {action}" for action in _absent(when.actions, state.actions)]
     world = {fold_id(key): value for key, value in state.game_state.items()}
@@ -79,7 +73,8 @@ def _unmet_facts(when: Conditions, state: SessionState) -> list[str]:
     return missing
 
 
-def _unmet_standing(when: Conditions, state: SessionState) -> list[str]:
+def unmet_standing(when: Conditions, state: SessionState) -> list[str]:
+    """Return what trust and relationship lack of `when`, each in plain words."""
     missing = []
     for name in ("trust", "relationship"):
         bound, standing = getattr(when, f"min_{name}"), getattr(state.standing, name)

@@ -37,7 +37,8 @@ class Job:
 
     `prefix` counts the leading ids that the NPC's stage shares with other prompts, and `session` names
     whose prompt it is: what may be kept for the next one. `write` is False where only the heads are
-    wanted. `meaning` is what is heard of the utterance, where the model's heads read that. All values
+    wanted. `meaning` is what is heard of the utterance, where the model's heads read that, and `facts`
+    the gate's word on each flag's facts (`Verdict.facts`); what is not told is unknown. All values
     can be pickled.
     """
 
@@ -49,12 +50,7 @@ class Job:
     prefix: int = 0
     session: str = ""
     meaning: tuple[float, ...] = ()
-
-    @property
-    def facts(self) -> dict[str, bool | None]:
-        """What the gate knows of each flag's facts; nothing without a plan."""
-        verdicts = self.plan.rules.verdicts if self.plan else {}
-        return {flag: verdict.facts for flag, verdict in verdicts.items()}
+    facts: Mapping[str, bool | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

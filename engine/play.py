@@ -221,6 +221,7 @@ class Turn:
             ),
             write=write,
             meaning=self._parts.meaning(frame.utterance),
+            facts={flag: verdict.facts for flag, verdict in asked.rules.verdicts.items()},
         )
 
     def _known(self, event: StateKnown, decision: Decision, asked: _Asked, writes: bool) -> None:

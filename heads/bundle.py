@@ -1,7 +1,7 @@
 """The bundle: one folder that holds everything trained, saved and loaded strictly.
 
     bundle.json                schema version, flags, layer, base, markers, calibration, metrics …
-    heads.safetensors          the three heads, and what each act is worth
+    heads.safetensors          the heads, and what each act is worth
     marker_rows.safetensors    embedding rows of the prompt's markers, (markers, hidden)
     adapter/                   LoRA adapter in PEFT's format, where one was trained
     README.md                  model card
@@ -75,7 +75,7 @@ class BundleInfo:
 
     Args:
         name: of the bundle, as `/status` and each turn's meta show it.
-        spec: the heads' flags, width, layer, acts.
+        spec: the heads' flags, width, layer, acts, claims.
         base_id, base_fingerprint: the base model the bundle was trained for.
         languages: those its model can write.
         embedder_id: of what the heads hear: a sentence embedder, with or without counted words; empty

@@ -1,4 +1,4 @@
-"""The heads: delta (2), flag (N, logits), threshold (N, sigmoid).
+"""The heads: delta (2), flag (N, logits), threshold (N, sigmoid), and asks and claim where there are.
 
     input      [hidden state at <STATE> (H) ; what was heard of the utterance (M, may be 0)]
     flag       linear

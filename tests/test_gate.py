@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from engine.decision import Verdict
-from engine.gate import check_flags, count_repeats, find_forbidden, overrides, unmet_state
-from engine.npc import NPC, Conditions, parse_npc
+from engine.gate import check_flags, count_repeats, find_forbidden, overrides
+from engine.npc import NPC, parse_npc
 from engine.schema import Delta, SessionState
 from engine.state import initial_state
 from tests.engines import keeper, keeper_data
@@ -49,23 +49,34 @@ def test_missing_items_are_each_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("when", "state", "facts"),
+    ("when", "state", "permitted", "facts"),
     [
-        ({}, {}, None),
-        ({"min_trust": 0.9}, {}, None),
-        ({"said": {"keywords": ["boat"]}}, {}, None),
-        ({"items": ["lantern"]}, {"items": ("lantern",)}, True),
-        ({"items": ["lantern"], "actions": ["lit_lamp"]}, {"items": ("lantern",)}, False),
-        ({"game_state": {"dark": True}}, {"game_state": {"dark": True}}, True),
-        ({"items": ["lantern"], "min_trust": 0.9}, {"items": ("lantern",)}, True),
-        ({"items": ["lantern"], "said": {"keywords": ["boat"]}}, {"items": ("lantern",)}, True),
-        ({"items": ["lantern"]}, {"items": ("lantern",), "fired": ("closed:give_item",)}, True),
+        ({}, {}, True, None),
+        ({"min_trust": 0.9}, {}, False, None),
+        ({"said": {"keywords": ["boat"]}}, {}, False, None),
+        ({"items": ["lantern"]}, {"items": ("lantern",)}, True, True),
+        ({"items": ["lantern"], "actions": ["lit_lamp"]}, {"items": ("lantern",)}, False, False),
+        ({"game_state": {"dark": True}}, {"game_state": {"dark": True}}, True, True),
+        ({"items": ["lantern"], "min_trust": 0.9}, {"items": ("lantern",)}, False, True),
+        (
+            {"items": ["lantern"], "said": {"keywords": ["boat"]}},
+            {"items": ["lantern"]},
+            False,
+            True,
+        ),
+        (
+            {"items": ["lantern"]},
+            {"items": ["lantern"], "fired": ("closed:give_item",)},
+            False,
+            True,
+        ),
     ],
 )
 def test_the_facts_are_told_whatever_else_is_missing(
-    when: dict[str, Any], state: dict[str, Any], facts: bool | None
+    when: dict[str, Any], state: dict[str, Any], permitted: bool, facts: bool | None
 ) -> None:
-    assert verdict(when, **state).facts is facts
+    found = verdict(when, **state)
+    assert (found.permitted, found.facts) == (permitted, facts)
 
 
 def test_item_that_only_contains_the_name_is_not_it() -> None:
@@ -236,10 +247,6 @@ def test_every_refusal_says_all_that_the_state_lacks() -> None:
         "needs the item lantern; needs the action lit_lamp; needs tide_low = true (is not set); "
         "needs trust ≥ 0.2 (is 0.1); needs relationship ≥ 0.1 (is 0.05)"
     )
-
-
-def test_unmet_state_of_empty_conditions_is_empty() -> None:
-    assert unmet_state(Conditions(), state_with()) == []
 
 
 def test_forbidden_by_keyword_names_trigger_and_word() -> None:

@@ -27,6 +27,8 @@ from engine.model import LanguageModel
 from engine.npc import DeltaPolicy
 from engine.prompt import PromptParts, act_text
 from engine.schema import FLAGS, Delta
+from engine.serving.batch import BatchHost
+from engine.serving.lean import LeanDecoder
 from tests.fakes import tiny_language_model
 
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, repetition_penalty=1.0, max_new_tokens=20, seed=5)
@@ -83,17 +85,15 @@ class Noting:
         return self.heads(hidden_BH, meaning_BM, facts_BN)
 
 
-def test_heads_are_told_what_the_gate_knows_of_each_flags_facts() -> None:
-    model, plan = tiny_language_model(), make_plan()
-    verdicts = {
-        FLAGS[0]: Verdict(False, "needs the item rope", facts=False),
-        FLAGS[2]: Verdict(True, facts=True),
-        FLAGS[3]: Verdict(True),
-    }
-    told = replace(plan, rules=replace(plan.rules, verdicts=verdicts))
+@pytest.mark.parametrize("together", [False, True])
+def test_heads_are_told_what_the_gate_knows_of_each_flags_facts(together: bool) -> None:
+    model = tiny_language_model()
     model._heads = heads = Noting(model._heads)
-    for job in (make_job(model, plan=told, write=False), make_job(model, write=False)):
-        list(ModelHost(model).run(job))
+    host = BatchHost(model, LeanDecoder(model.model, 400)) if together else ModelHost(model)
+    told = {FLAGS[0]: False, FLAGS[2]: True, FLAGS[3]: None}
+    for facts in (told, {}):
+        list(host.run(make_job(model, plan=make_plan(), write=False, facts=facts)))
+    host.close()
     assert heads.facts == [[-1, 0, 1, *[0] * (len(FLAGS) - 3)], [0] * len(FLAGS)]
 
 

@@ -108,20 +108,21 @@ def test_heads_in_torch_mix_acts_as_numpy_does() -> None:
 
 
 def _claimants(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return asks (logits), facts and acts: help from who has it, a lie from who has not."""
+    """Return asks of one of two things (logits), facts, and acts: help or a lie, by what one has."""
     random = np.random.default_rng(6)
-    asked, has = random.random((2, count)) > 0.5
-    asks_BN = np.where(asked, 4.0, -4.0)[:, None]
-    facts_BN = np.where(has, 1, -1)[:, None]
+    asked_B, has_BN = random.integers(0, 3, count), random.random((count, 2)) > 0.5
+    asks_BN = np.where(asked_B[:, None] == np.arange(2), 4.0, -4.0)
     acts = list(ACTS)
-    made = np.where(has, acts.index("help"), acts.index("lie"))
-    return asks_BN, facts_BN, np.where(asked, made, acts.index("neutral"))
+    has_it = has_BN[np.arange(count), np.minimum(asked_B, 1)]
+    made = np.where(has_it, acts.index("help"), acts.index("lie"))
+    return asks_BN, np.where(has_BN, 1, -1), np.where(asked_B < 2, made, acts.index("neutral"))
 
 
 def test_claims_tell_what_no_sum_tells() -> None:
     asks_BN, facts_BN, act_B = _claimants(400)
     both = np.hstack([asks_BN, facts_BN]).astype(np.float64)
     summed = fit_acts(both, act_B, len(ACTS), 1.0)(both)
+    assert (summed.argmax(axis=1) != act_B).mean() > 0.1
     fit = fit_on_top(summed, claim_features(asks_BN, facts_BN), act_B, 1e-4)
     told = fit.scale * summed + claim_features(asks_BN, facts_BN) @ fit.weight_AF.T + fit.bias_A
     assert (told.argmax(axis=1) == act_B).all()
@@ -156,11 +157,11 @@ def test_heads_in_torch_read_claims_as_numpy_does() -> None:
     features = random.normal(size=(60, 9)).astype(np.float32)
     facts_BN = random.integers(-1, 2, (60, 2))
     acts = fit_acts(features, random.integers(0, 16, 60), 16, 0.1, meaning=4)
-    asks = Linear(random.normal(size=(2, 9)), random.normal(size=2))
+    asks, flags = (Linear(random.normal(size=(2, 9)), random.normal(size=2)) for _ in range(2))
     claims = Claims(asks, random.normal(size=(16, 6)))
-    chosen = Refit(asks, acts, acts=True, figures={}, claims=claims)
+    chosen = Refit(flags, acts, acts=True, figures={}, claims=claims)
     spec = HeadSpec(("a", "b"), 5, meaning_size=4, acts=tuple(ACTS), claims=True)
-    heads = build_heads(spec, acts, asks, [0.5, 0.5], WORTH, claims)
+    heads = build_heads(spec, acts, flags, [0.5, 0.5], WORTH, claims)
     given = torch.from_numpy(features)
     out = heads(given[:, :5], given[:, 5:], torch.from_numpy(facts_BN))
     expected = chosen.deltas(features, facts_BN)
@@ -169,11 +170,22 @@ def test_heads_in_torch_read_claims_as_numpy_does() -> None:
 
 def test_a_flag_head_that_served_so_far_is_a_candidate(corpus: Corpus) -> None:
     divided = _opened(_divided(corpus))
-    states = np.zeros((len(divided.rows), 8))
+    states = np.random.default_rng(1).normal(size=(len(divided.rows), 8))
+    states[:, :8] += 9.0 * divided.labels.truth_BN  # told, but in places that no row of train shows
+    train = list(divided.split.train)
+    states[train] = 0.0
     width = join(states, divided.heard).shape[1]
-    known = Linear(np.zeros((8, width)), np.zeros(8))
+    known = Linear(np.eye(8, width), np.zeros(8))
     found = refit(divided, states, before=known)
-    assert "as before" in found.figures["flags_auprc"]
+    assert found.figures["flags_auprc"]["as before"] == pytest.approx(1.0)
+    assert found.flags is known
+
+
+def test_few_rows_are_fitted_without_claims(corpus: Corpus) -> None:
+    divided = _divided(corpus)
+    train = [at for at in divided.split.train if not divided.rows[at].group][:3]
+    few = replace(divided, split=replace(divided.split, train=tuple(train)))
+    assert refit(few, np.zeros((len(few.rows), 8))).claims is None
 
 
 def test_a_sentence_vector_weighs_as_much_as_the_hidden_state() -> None:
@@ -209,6 +221,14 @@ def test_the_limit_of_bad_faith_keeps_attacks_out_and_honest_turns_in(corpus: Co
     assert reached["1.00"]["false_grants"] == 1.0
     cut = with_bad_faith(rule, _acts(np.array([0.9, 0.1])), np.array([0.5, 0.4]))
     assert cut.tolist() == [[OUT_OF_REACH] * 2, [0.5, 0.4]]
+
+
+def test_without_attacks_there_is_no_limit(corpus: Corpus) -> None:
+    opened = _opened(_divided(corpus))
+    honest = replace(opened, rows=[row.model_copy(update={"attack": False}) for row in opened.rows])
+    truth = honest.labels.truth_BN
+    rule, _ = choose_bad_faith(honest, truth, _acts(np.full(len(truth), 0.1)))
+    assert rule.limit == 1.0
 
 
 def test_without_the_rule_thresholds_stay() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from engine.embed import SentenceEmbedder
-from engine.gate import unmet_state
+from engine.gate import unmet_facts, unmet_standing
 from engine.npc import NPC, NPCRegistry, build_registry, parse_npc
 from engine.prompt import MARKERS
 from engine.schema import FLAGS, MAX_NAME, Delta, SessionState
@@ -161,7 +161,7 @@ def lacking(npc: NPC, flag: str, one: Row) -> list[str]:
         actions=one.player_state.actions,
         game_state=one.player_state.game_state,
     )
-    return unmet_state(rule.when, state)
+    return [*unmet_facts(rule.when, state), *unmet_standing(rule.when, state)]
 
 
 def test_there_are_enough_rows_in_both_languages(rows):

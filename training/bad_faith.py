@@ -35,6 +35,7 @@ def choose_bad_faith(
     """Return the rule that serves `valid`, and what every limit reached there.
 
     Of the limits that cost next to nothing, those with the fewest false grants; of these the lowest.
+    Without attacks on `valid` nothing can be said for a limit, and there is none.
 
     Args:
         corpus: labelled turns, divided.
@@ -53,6 +54,8 @@ def choose_bad_faith(
             "false_grants": float(granted.mean()) if len(granted) else 0.0,
         }
 
+    if not attacks.any():
+        return BadFaith(DECEIT, 1.0), reached
     best = max(one["flag_macro_f1"] for one in reached.values())
     cheap = [limit for limit in reached if reached[limit]["flag_macro_f1"] >= best - _CAUTION]
     careful = min(cheap, key=lambda limit: (reached[limit]["false_grants"], float(limit)))

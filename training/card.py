@@ -72,8 +72,9 @@ hold. "Conditions alone" proposes everything, so the heads' worth is the distanc
 _LIMITS = """
 ## Limits
 
-A small base: it ranks intent among what the conditions permit, and reads Korean poorly. Numbers come
-from one division of data by the same writers.
+A small base: it ranks intent among what the conditions permit. Numbers come from one division of data
+by the same writers. Where the heads have claims, what is asked for is held against the facts that the
+gate knows: a game that does not tell what a player carries and has done makes liars of honest players.
 """
 
 
@@ -139,7 +140,7 @@ def _languages(figures: Mapping[str, Any]) -> str:
 
 
 def _words(figures: Mapping[str, Any]) -> str:
-    """Say how the lines fit the decision; nothing before `evaluate` has written any."""
+    """Say how the lines fit the decision, in shares; nothing before `evaluate` has written any."""
     lines = [
         "",
         "## The line and the decision",
@@ -165,7 +166,7 @@ def _words(figures: Mapping[str, Any]) -> str:
 
 
 def _of(share: float | None, rows: int) -> str:
-    return "–" if share is None else f"{share:.2f} of {rows}"
+    return "–" if share is None else f"{share:.2f} ({rows} lines)"
 
 
 def _spread(figures: Mapping[str, Any]) -> str:

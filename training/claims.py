@@ -18,6 +18,8 @@ from sklearn.model_selection import GroupKFold
 
 # Parts of the training rows whose logits the others' map gives: one's own rows are known too well.
 _FOLDS = 4
+# A logit of what was never seen lies below this.
+_NEVER = -20.0
 
 
 @dataclass(frozen=True)
@@ -34,20 +36,23 @@ def others_logits(
     groups: Sequence[str],
     fit: Callable[[Sequence[int]], Callable[[Sequence[int]], np.ndarray]],
 ) -> np.ndarray:
-    """Return each row's logits by a map that was fitted without it and its group.
+    """Return each row's logits by a map that was fitted without it and its group, a row each.
 
     Args:
         index: of the training rows.
         groups: what belongs together, one a row of `index`.
         fit: fits on some rows, and returns what gives the logits of others.
+
+    Raises:
+        ValueError: fewer groups than folds, or what `fit` raises.
     """
     rows = np.asarray(index)
     parts = list(GroupKFold(_FOLDS).split(rows, groups=groups))
     found = [(out, fit(rows[kept].tolist())(rows[out].tolist())) for kept, out in parts]
-    logits_BA = np.zeros((len(rows), found[0][1].shape[1]))
+    logits_BN = np.zeros((len(rows), found[0][1].shape[1]))
     for out, logits in found:
-        logits_BA[out] = logits
-    return logits_BA
+        logits_BN[out] = logits
+    return logits_BN
 
 
 def fit_on_top(
@@ -59,8 +64,11 @@ def fit_on_top(
         logits_BA: of rows that the other was not fitted on.
         features_BF: what is added.
         act_B: the true act.
-        strength: of the penalty on squared weights.
+        strength: of the penalty on squared weights and biases.
     """
+    # An act that only one group knows was never seen by the map that tells that group's rows.
+    known_B = logits_BA[np.arange(len(act_B)), act_B] > _NEVER
+    logits_BA, features_BF, act_B = logits_BA[known_B], features_BF[known_B], act_B[known_B]
     (rows, acts), features = logits_BA.shape, features_BF.shape[1]
     truth_BA = np.eye(acts)[act_B]
 

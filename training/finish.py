@@ -76,6 +76,7 @@ def make_bundle(
     held: Mapping[str, Any] | None = None,
     watched: Mapping[str, Any] | None = None,
     start: Bundle | None = None,
+    before: Linear | None = None,
 ) -> Bundle:
     """Calibrate, choose thresholds on `valid`, measure, and put the bundle together.
 
@@ -91,6 +92,7 @@ def make_bundle(
         watched: figures on `valid` by step, for the report.
         start: bundle that the adapter was taken from as it is; the model's heads are then nobody's,
             and are no candidates.
+        before: flag head that served so far, which is one.
     """
     adapter = run / "adapter"
     model.save_adapter(adapter)
@@ -98,7 +100,6 @@ def make_bundle(
     model.merge()  # as it is served: what is calibrated must be what is read there
     state_BH = store.read(examples, lambda part: read_examples(model, part, args).state_BH)
     trained, threshold = (None, None) if start else _trained(model.heads)
-    before = _flags_of(start, corpus) if start else None
     fitted = _fit(corpus, state_BH, trained, threshold, before)
     figures = merged(held or {}, report(corpus, base.languages, fitted.method))
     figures |= fitted.on_valid
@@ -195,7 +196,8 @@ def _spread(
     """Fit the heads on so many draws, with replacement, of the training rows; return the spread.
 
     The division stays: under another one, rows that the adapter has seen would stand in `test`. A draw
-    holds 63 % of the rows. Source: Efron, "Bootstrap methods", 1979.
+    holds 63 % of the rows. A flag head of before, which knows all of them, is left out. Source: Efron,
+    "Bootstrap methods", 1979.
     """
     parts = [part for part in PARTS if getattr(corpus.split, part)]
     figures, train = [], np.array(corpus.split.train)
@@ -227,14 +229,6 @@ def _told(args: TrainArgs, steps: int, corpus: Corpus, start: Bundle | None) -> 
         **of_rows,
         "adapter": dict(start.info.training.get("adapter", start.info.training)),
     }
-
-
-def _flags_of(start: Bundle, corpus: Corpus) -> Linear | None:
-    """Return a bundle's flag head as a map, where it hears what a new one would."""
-    if start.info.spec.flags != FLAGS or start.info.embedder_id != corpus.listener_id:
-        return None
-    flag = start.heads.flag
-    return Linear(flag.weight.detach().double().numpy(), flag.bias.detach().double().numpy())
 
 
 def _trained(heads: ScaledHeads) -> tuple[Trained, Linear]:

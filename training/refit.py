@@ -5,6 +5,7 @@
     trained heads + sentence vector ─┘                          ├─ alone or together ─→ flags
     regressions on the words, counted ──────────────────────────┘                  └─→ delta ─┬─→ delta
     claims: what is asked for × what is so ────────────────────────────────────────────┘
+    a flag head that served before is a candidate for flags as it is
 
 Steps of gradient shape the features; on a thousand rows a regression then makes more of them than the
 heads that were trained along, and a small base hears less in a sentence than a sentence model does;
@@ -82,14 +83,21 @@ class _Recipe:
     def name(self) -> str:
         """What it is called among the candidates."""
         read = f"acts {self.strength:g}"
-        return f"{read} + {self.share:g} words {self.words:g}" if self.words else read
+        return _worded(read, self.share, self.words) if self.words else read
 
 
-_RECIPES = tuple(
-    _Recipe(strength, *heard)
+def _worded(name: str, share: float, words: float) -> str:
+    return f"{name} + {share:g} words {words:g}"
+
+
+_RECIPES = {
+    one.name: one
     for strength in _ACT_STRENGTHS
-    for heard in ((), *((share, words) for words in _WORD_STRENGTHS for share in _SHARES))
-)
+    for one in (
+        _Recipe(strength),
+        *(_Recipe(strength, share, words) for words in _WORD_STRENGTHS for share in _SHARES),
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -121,7 +129,8 @@ class Refit:
         if self.acts:
             mixed_B2: np.ndarray = self.act_probabilities(joined_BW, facts_BN) @ WORTH
             return mixed_B2
-        return deltas_of(self.delta, self.acts, joined_BW)
+        plain_B2: np.ndarray = np.tanh(self.delta(joined_BW))
+        return plain_B2
 
 
 def deltas_of(delta: Linear, acts: bool, joined_BW: np.ndarray) -> np.ndarray:
@@ -179,32 +188,50 @@ def refit(
         flags["as before"] = before
     best_flags, with_words = _best(flags, ranking)
     reached_flags |= with_words
-    map_, acts = deltas[best_delta]
-    if acts:
-        summed = _with_words(best_delta, map_, _act_words(corpus))
-        deltas = {name: (one, True) for name, one in summed}
-        best_delta, with_words = _best(deltas, order)
-        reached_delta |= with_words
+    # The best that can be fitted without a part of the rows goes on too: claims may make it the best.
+    by_recipe = [name for name in deltas if name in _RECIPES]
+    going_on = {best_delta, *sorted(by_recipe, key=lambda name: reached_delta[name])[-1:]}
+    act_words = list(_act_words(corpus)) if any(deltas[name][1] for name in going_on) else []
+    for name in sorted(going_on):
+        if deltas[name][1]:
+            summed = _with_words(name, deltas[name][0], act_words)
+            deltas |= {called: (one, True) for called, one in summed}
+    best_delta, reached_delta = _best(deltas, order)
+    logger.info("flags: %s, delta: %s", best_flags, best_delta)
     figures = {"flags_auprc": reached_flags, "delta_spearman": reached_delta}
     chosen = Refit(flags[best_flags], *deltas[best_delta], figures)
-    logger.info("flags: %s, delta: %s", best_flags, best_delta)
-    recipe = next((one for one in _RECIPES if one.name == best_delta), None)
-    if recipe is None:
-        return chosen  # a head that was trained along cannot be fitted without a part of the rows
-    return _with_claims(corpus, joined_BW, chosen, recipe)
+    by_recipe = [name for name in deltas if name in _RECIPES]
+    if not by_recipe:
+        return chosen
+    name = max(by_recipe, key=lambda name: reached_delta[name])
+    alone = replace(chosen, delta=deltas[name][0], acts=True)
+    best_claiming, claiming, reached = _with_claims(corpus, joined_BW, alone, name)
+    figures = {**figures, "delta_spearman": {**reached_delta, **reached}}
+    if claiming is None or reached[best_claiming] <= reached_delta[best_delta]:
+        logger.info("claims are left out: without them %.4f", reached_delta[best_delta])
+        return replace(chosen, figures=figures)
+    logger.info("delta: %s", best_claiming)
+    return replace(claiming, figures=figures)
 
 
-def _with_claims(corpus: Corpus, joined_BW: np.ndarray, alone: Refit, recipe: _Recipe) -> Refit:
-    """Put claims on top of acts by regression, where `valid` gains by it.
+def _with_claims(
+    corpus: Corpus, joined_BW: np.ndarray, alone: Refit, name: str
+) -> tuple[str, Refit | None, dict[str, float]]:
+    """Put claims on top of acts by regression; return the best on `valid`, and what each reached.
 
     Args:
         corpus: as for `refit`.
         joined_BW: hidden states and sentence vectors.
-        alone: what was chosen without claims.
-        recipe: of its delta.
+        alone: what is there without claims.
+        name: of its delta, a recipe's.
+
+    Returns:
+        Its name, and it; "" and None where the rows are too few to be told by each other.
     """
+    recipe = _RECIPES[name]
     train, valid, labels = list(corpus.split.train), list(corpus.split.valid), corpus.labels
-    groups = [corpus.rows[at].group or str(at) for at in train]
+    rows = corpus.rows
+    groups = [f"{rows[at].npc_id}/{rows[at].group}" if rows[at].group else str(at) for at in train]
     meaning = corpus.meaning_BM.shape[1]
     asks_BN = np.array([[flag in row.asks for flag in FLAGS] for row in corpus.rows])
     everywhere = np.ones_like(asks_BN)
@@ -232,12 +259,16 @@ def _with_claims(corpus: Corpus, joined_BW: np.ndarray, alone: Refit, recipe: _R
 
         return fitted
 
-    asked_BN = others_logits(train, groups, heard_by(fit_asked))
-    logits_BA = others_logits(train, groups, heard_by(fit_act))
+    try:
+        asked_BN = others_logits(train, groups, heard_by(fit_asked))
+        logits_BA = others_logits(train, groups, heard_by(fit_act))
+    except ValueError as exc:  # fewer groups than parts, or one act alone in the others
+        logger.info("no claims: %s", exc)
+        return "", None, {}
     features_BF = claim_features(asked_BN, labels.facts_BN[train])
     asks = fit_asked(train)
     heard_VW = _full(corpus, joined_BW, valid)
-    reached, found = dict(alone.figures["delta_spearman"]), {recipe.name: alone}
+    reached, found = dict[str, float](), dict[str, Refit]()
     for strength in _CLAIM_STRENGTHS:
         fit = fit_on_top(logits_BA, features_BF, corpus.acts[train], strength)
         delta = Linear(
@@ -250,15 +281,13 @@ def _with_claims(corpus: Corpus, joined_BW: np.ndarray, alone: Refit, recipe: _R
         figure = delta_figures(labels.delta_B2[valid], deltas_B2)["delta_spearman"]
         reached[called] = round(float(figure), 4)
     best = max(found, key=lambda called: reached[called])
-    logger.info("delta: %s", best)
-    return replace(found[best], figures={**alone.figures, "delta_spearman": reached})
+    return best, found[best], reached
 
 
 def _full(corpus: Corpus, joined_BW: np.ndarray, index: Sequence[int]) -> np.ndarray:
     """Return all that maps are given of some rows: hidden state, sentence vector, words."""
     at = list(index)
-    full: np.ndarray = np.hstack([joined_BW[at], corpus.counted[at].toarray()])
-    return full
+    return join(joined_BW[at], corpus.counted[at].toarray())
 
 
 def _flag_words(corpus: Corpus) -> Iterable[tuple[float, Linear]]:
@@ -284,7 +313,7 @@ def _with_words(
         before = one.weight_NH.shape[1] - heard.weight_NH.shape[1]
         placed = Linear(np.pad(heard.weight_NH, ((0, 0), (before, 0))), heard.bias_N)
         for share in _SHARES:
-            yield f"{name} + {share:g} words {strength:g}", _sum(one, placed, share)
+            yield _worded(name, share, strength), _sum(one, placed, share)
 
 
 def _beside(read: Linear, heard: Linear, share: float) -> Linear:
@@ -342,7 +371,7 @@ def _delta_maps(
         return fit_acts(features_BW[train], act_B, len(ACTS), strength, meaning=meaning)
 
     for strength in _ACT_STRENGTHS:
-        yield f"acts {strength:g}", (acts(joined_BW, strength), True)
+        yield _Recipe(strength).name, (acts(joined_BW, strength), True)
     if trained.acts:
         own = _padded(trained.acts, meaning)
         yield "trained acts", (own, True)

@@ -22,7 +22,8 @@ class ScaledHeads(nn.Module):
 
     `asks` (N logits) says what the player asks for whatever the state is, `act` (logits over the
     rubric) how the player treats the NPC: the two judgements that flags and delta follow from. They
-    give every row something to teach, and do not ship.
+    give every row something to teach, and do not ship (though acts may, as a candidate of the last
+    fit; what claims read is a map of their own).
 
     Args:
         heads: plain heads to start from.

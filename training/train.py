@@ -31,7 +31,7 @@ from training.corpus import Corpus
 from training.dataset import Example, encode_example, make_packs
 from training.finish import make_bundle
 from training.fit import heads_worth
-from training.fit_heads import Scaling, build_heads, fit_delta, fit_flags
+from training.fit_heads import Linear, Scaling, build_heads, fit_delta, fit_flags
 from training.metrics import delta_figures, macro_auprc
 from training.model import MultiHeadModel, positive_weights
 from training.reading import read_examples
@@ -145,11 +145,23 @@ def refit_bundle(corpus: Corpus, base: Base, args: TrainArgs, run: Path, start: 
     spec = HeadSpec(FLAGS, int(base.model.config.hidden_size), args.layer)
     model = _model(base, args, _scaled(_small_heads(spec), None), examples, start)
     held = without_heads(start.info.metrics, _learnt(start))
-    return make_bundle(model, examples, corpus, base, args, run, steps=0, held=held, start=start)
+    # A head that was fitted on what is `valid` now would win there whatever it is worth.
+    before = _flags_of(start, corpus) if _measured_alike(start, corpus, args) else None
+    return make_bundle(
+        model, examples, corpus, base, args, run, steps=0, held=held, start=start, before=before
+    )
 
 
 def _learnt(start: Bundle) -> int:
     return int(start.info.training.get("rows", {}).get("train", 0))
+
+
+def _flags_of(start: Bundle, corpus: Corpus) -> Linear | None:
+    """Return a bundle's flag head as a map, where it hears what a new one would."""
+    if start.info.spec.flags != FLAGS or start.info.embedder_id != corpus.listener_id:
+        return None
+    flag = start.heads.flag
+    return Linear(flag.weight.detach().double().numpy(), flag.bias.detach().double().numpy())
 
 
 def _measured_alike(start: Bundle, corpus: Corpus, args: TrainArgs) -> bool:

@@ -35,11 +35,12 @@ _SILENT = Sampling(temperature=0.0, top_p=1.0, repetition_penalty=1.0, max_new_t
 
 @dataclass(frozen=True)
 class Turns:
-    """Prompts with the flags that the gate permits each, and the utterances' sentence vectors."""
+    """Prompts, and of each the flags that the gate permits, what is heard, and the flags' facts."""
 
     prompts: Sequence[EncodedPrompt]
     permitted: Sequence[frozenset[str]]
     meanings: Sequence[tuple[float, ...]]
+    facts: Sequence[Mapping[str, bool | None]]
 
 
 def differences(
@@ -68,8 +69,8 @@ def differences(
 def read_by_library(model: LanguageModel, turns: Turns) -> list[Reading]:
     """Read each prompt in one pass of the library's model."""
     return [
-        model.prefill(prompt.ids, meaning).reading
-        for prompt, meaning in zip(turns.prompts, turns.meanings, strict=True)
+        model.prefill(prompt.ids, meaning, facts).reading
+        for prompt, meaning, facts in zip(turns.prompts, turns.meanings, turns.facts, strict=True)
     ]
 
 
@@ -78,9 +79,16 @@ def read_as_served(model: LanguageModel, turns: Turns) -> list[Reading]:
     host = BatchHost(model, LeanDecoder(model.model, model.encoder.max_tokens + 256))
     try:
         readings = []
-        for prompt, meaning in zip(turns.prompts, turns.meanings, strict=True):
-            prefix = prompt.prefix_length
-            job = Job(prompt.ids, _SILENT, prefix=prefix, write=False, meaning=meaning)
+        given = zip(turns.prompts, turns.meanings, turns.facts, strict=True)
+        for prompt, meaning, facts in given:
+            job = Job(
+                prompt.ids,
+                _SILENT,
+                prefix=prompt.prefix_length,
+                write=False,
+                meaning=meaning,
+                facts=facts,
+            )
             event = next(iter(host.run(job)))
             if isinstance(event, StateKnown):
                 readings.append(event.reading)
@@ -98,7 +106,7 @@ def _turns(corpus: Corpus, model: LanguageModel, count: int) -> Turns:
         for at, flags in zip(chosen, permitted, strict=True)
     ]
     meanings = [tuple(one) for one in corpus.heard_by(model.bundle.info.spec, chosen)]
-    return Turns(prompts, permitted, meanings)
+    return Turns(prompts, permitted, meanings, [corpus.judged[at].facts for at in chosen])
 
 
 def measure(count: int) -> Mapping[str, Mapping[str, float]]:
