@@ -230,8 +230,8 @@ def _with_claims(
     """
     recipe = _RECIPES[name]
     train, valid, labels = list(corpus.split.train), list(corpus.split.valid), corpus.labels
-    rows = corpus.rows
-    groups = [f"{rows[at].npc_id}/{rows[at].group}" if rows[at].group else str(at) for at in train]
+    # A name that two NPCs' groups share only ties more rows together.
+    groups = [corpus.rows[at].group or str(at) for at in train]
     meaning = corpus.meaning_BM.shape[1]
     asks_BN = np.array([[flag in row.asks for flag in FLAGS] for row in corpus.rows])
     everywhere = np.ones_like(asks_BN)
