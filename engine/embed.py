@@ -51,6 +51,7 @@ from numpy.typing import NDArray
 
 from engine.compute import compute
 from engine.errors import WeightsError
+from engine.locks import LOADING
 from engine.text import clean, fold, hangul_share, has_words
 
 logger = logging.getLogger(__name__)
@@ -250,13 +251,14 @@ def _load(path: Path | str) -> Any:
     if not Path(path).is_dir():
         raise WeightsError(f"the embedder's folder {path} does not exist; check EMBEDDER")
     try:
-        return SentenceTransformer(
-            str(path),
-            device="cpu",
-            local_files_only=True,
-            trust_remote_code=False,
-            model_kwargs={"use_safetensors": True},  # a pickle could run code
-        )
+        with LOADING:
+            return SentenceTransformer(
+                str(path),
+                device="cpu",
+                local_files_only=True,
+                trust_remote_code=False,
+                model_kwargs={"use_safetensors": True},  # a pickle could run code
+            )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as exc:
         raise WeightsError(f"the embedder in {path} cannot be loaded: {exc}") from exc
 

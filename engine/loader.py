@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from engine.errors import NotReady
+from engine.locks import LOADING
 from engine.model import LanguageModel, choose_device, choose_precision, load_base
 from engine.settings import ROOT, Settings
 from engine.weights import resolve_base
@@ -53,17 +54,18 @@ def load_model(settings: Settings, progress: Progress) -> LanguageModel:
     progress(0.8, "loading the model")
     device = choose_device(settings.device)
     precision = choose_precision(device, settings.quantize, embedded=base.embedded)
-    model, tokenizer = load_base(base.path, device, precision)
-    loaded = LanguageModel(
-        model,
-        tokenizer,
-        bundle,
-        base_id=base.id,
-        base_fingerprint=base.fingerprint,
-        precision=precision,
-        max_prompt_tokens=settings.max_prompt_tokens,
-        max_text_tokens=settings.max_text_tokens,
-    )
+    with LOADING:  # the embedding grows and the adapter is merged by what a load swaps out
+        model, tokenizer = load_base(base.path, device, precision)
+        loaded = LanguageModel(
+            model,
+            tokenizer,
+            bundle,
+            base_id=base.id,
+            base_fingerprint=base.fingerprint,
+            precision=precision,
+            max_prompt_tokens=settings.max_prompt_tokens,
+            max_text_tokens=settings.max_text_tokens,
+        )
     logger.info("serving %s (%s, %s) with %s", base.id, device, precision, bundle.info.name)
     progress(1.0, "ready")
     return loaded

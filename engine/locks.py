@@ -1,4 +1,4 @@
-"""A lock per key, gone when nobody holds or wants it.
+"""Locks: one per key, gone when nobody holds or wants it; and the one under which models are loaded.
 
 Plain locks, because a streamed turn is taken up again by whichever thread asks for its next event.
 """
@@ -10,6 +10,11 @@ from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 
 from engine.errors import Busy
+
+# transformers swaps methods of its own classes while it loads (tying weights, initialising) and puts
+# back what it found. Two loads that overlap leave the swapped ones behind: tied heads without data,
+# in every model loaded after. So whatever loads a model of that library holds this.
+LOADING = threading.RLock()
 
 
 class KeyedLocks:

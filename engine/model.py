@@ -24,6 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from engine.decision import Reading
 from engine.decode import Sampler, Sampling, TextStream, stops_line
 from engine.errors import ModelError, NotReady
+from engine.locks import LOADING
 from engine.prompt import MARKERS, PromptEncoder, control_ids
 from heads.bundle import Bundle
 from heads.modules import count_fact
@@ -94,7 +95,8 @@ def load_base(path: str | Path, device: torch.device, precision: Precision) -> t
         arguments["device_map"] = {"": device}
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
-        model: Any = AutoModelForCausalLM.from_pretrained(path, **arguments)
+        with LOADING:
+            model: Any = AutoModelForCausalLM.from_pretrained(path, **arguments)
     except (OSError, ValueError, RuntimeError, ImportError) as exc:
         raise NotReady(f"the base model at {path} cannot be loaded: {exc}") from exc
     if model.config.model_type not in SUPPORTED_TYPES:

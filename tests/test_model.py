@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pickle
 import shutil
+import threading
+import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,8 +17,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import AutoModelForCausalLM
 
 import engine.model as model_module
+from engine import embed
 from engine.decode import Sampler, Sampling
 from engine.errors import ModelError, NotReady
 from engine.host import Job, LineDone, StateKnown, run_job
@@ -572,6 +577,34 @@ def test_base_in_four_bits_runs_a_job_with_its_adapter_beside_it(tmp_path, kind)
     plain, _ = load_base(tmp_path / "base", CPU, "4bit")
     without = language_model(plain, tokenizer, replace(bundle, adapter=None), precision="4bit")
     assert not torch.allclose(adapted_H, without.prefill(ids).hidden_H, atol=1e-2)
+
+
+def test_base_and_embedder_are_loaded_one_after_the_other(bases, tmp_path, monkeypatch):
+    import sentence_transformers
+
+    inside, overlaps = threading.Lock(), []
+
+    def alone(load):
+        def loads(*args, **kwargs):
+            overlaps.append(not inside.acquire(blocking=False))
+            try:
+                time.sleep(0.05)
+                return load(*args, **kwargs)
+            finally:
+                if not overlaps[-1]:
+                    inside.release()
+
+        return loads
+
+    read = alone(AutoModelForCausalLM.from_pretrained)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", read)
+    monkeypatch.setattr(sentence_transformers, "SentenceTransformer", alone(lambda *_, **__: None))
+    with ThreadPoolExecutor(4) as pool:
+        bases_read = [pool.submit(load_base, bases / kind, CPU, "fp32") for kind in KINDS]
+        embedders = [pool.submit(embed._load, tmp_path) for _ in range(4)]
+        for loaded in [*bases_read, *embedders]:
+            loaded.result()
+    assert overlaps == [False] * 6
 
 
 def test_base_that_is_not_there_is_not_ready(tmp_path):
