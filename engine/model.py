@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import platform
 import warnings
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,13 +52,22 @@ def choose_device(wanted: str = "auto") -> torch.device:
 def choose_precision(device: torch.device, quantize: str, *, embedded: bool) -> Precision:
     """Return the precision for a device.
 
-    The embedded base stays unquantised under "auto": at 135M parameters 4-bit saves nothing.
+    The embedded base stays unquantised under "auto": at 135M parameters 4-bit saves nothing. On a CPU
+    it is float32 where bfloat16 would be imitated, as on processors with AVX-512 of before 2020.
     """
     if quantize == "4bit" or (quantize == "auto" and device.type == "cuda" and not embedded):
         return "4bit"
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported() or (embedded and _imitates_bf16()):
+        return "fp32"
+    return "bf16"
+
+
+def _imitates_bf16() -> bool:
+    """Tell whether this is an x86 processor whose bfloat16 products are made of float32 ones."""
+    native = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return platform.machine().lower() in ("x86_64", "amd64") and native is not None and not native()
 
 
 def _dtype(precision: Precision, device: torch.device) -> torch.dtype:

@@ -239,6 +239,7 @@ class EngineService:
             batch=settings.batch_size,
             prefix_cache_mb=settings.prefix_cache_mb,
             weights=settings.decode_weights,
+            products=settings.prompt_products,
             tuning=settings.model_cache / "tuning.json",
         )
 

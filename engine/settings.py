@@ -56,6 +56,10 @@ class Settings(BaseSettings):
     decode_weights: Literal["auto", "whole", "int8"] = Field(
         "auto", description="Form of the weights that lines are decoded with. auto: measured."
     )
+    prompt_products: Literal["auto", "float", "int16"] = Field(
+        "auto",
+        description="Numbers that prompts are multiplied in. auto: int16 on a CPU in fp32 with AVX2.",
+    )
     admin_token: str = Field(
         "",
         description="Who sends it may change what all share; empty: everybody, on a Space who signed "

@@ -655,6 +655,25 @@ def test_precision_follows_device_and_setting(monkeypatch, device, quantize, emb
     assert choose_precision(torch.device(device), quantize, embedded=embedded) in expected
 
 
+@pytest.mark.parametrize(
+    ("supported", "native", "machine", "embedded", "expected"),
+    [
+        (True, True, "x86_64", True, "bf16"),
+        (True, False, "x86_64", True, "fp32"),
+        (True, False, "x86_64", False, "bf16"),  # half the memory counts for more
+        (True, False, "aarch64", True, "bf16"),
+        (False, False, "x86_64", False, "fp32"),
+    ],
+)
+def test_bf16_that_a_processor_would_imitate_serves_large_bases_alone(
+    monkeypatch, supported, native, machine, embedded, expected
+):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native, raising=False)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    assert choose_precision(CPU, "auto", embedded=embedded) == expected
+
+
 def test_card_without_bf16_computes_in_fp16(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
     assert choose_precision(torch.device("cuda"), "none", embedded=True) == "fp16"

@@ -18,6 +18,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from engine.decode import Sampler, Sampling, choose_tokens
 from engine.errors import Busy, ModelError
@@ -26,8 +27,9 @@ from engine.model import LanguageModel
 from engine.serving.batch import BatchHost, BatchLimits
 from engine.serving.caches import BatchCache, RowCache
 from engine.serving.lean import LeanDecoder, why_not_lean
+from engine.serving.products import int16_product, quantise_rows
 from engine.serving.prompts import Found, PromptCache, common_length
-from engine.serving.start import make_host
+from engine.serving.start import make_decoder, make_host
 from engine.serving.steps import (
     FORMS,
     Entry,
@@ -35,7 +37,6 @@ from engine.serving.steps import (
     TorchStep,
     make_step,
     make_steps,
-    quantise_rows,
 )
 from engine.serving.tuning import choose_steps, joined
 from engine.serving.weights import gather_weights
@@ -335,21 +336,75 @@ def units() -> Any:
     return loops
 
 
-@pytest.mark.parametrize("lines", [1, 2, 3, 4, 5, 6, 7, 8, 16, 33])
-@pytest.mark.parametrize(("first", "last"), [(0, 200), (16, 199), (3, 6)])
-def test_vectors_add_up_whole_numbers_for_any_number_of_lines(lines, first, last):
+def room_behind(lines: np.ndarray, loops: Any) -> np.ndarray:
+    """Return lines with as many behind them as the loops may read."""
+    return np.concatenate([lines, np.zeros((loops.LINES, lines.shape[1]), lines.dtype)])
+
+
+@pytest.mark.parametrize("lines", [1, 2, 3, 4, 5, 6, 7, 8, 16, 33, 300])
+@pytest.mark.parametrize(("first", "last"), [(0, 200), (16, 199), (192, 198)])
+@pytest.mark.parametrize(("kind", "most"), [(np.int8, 127), (np.int16, 2047)])
+def test_vectors_add_up_whole_numbers_for_any_number_of_lines(kind, most, lines, first, last):
     loops = pytest.importorskip("engine.serving.loops")
     draw = np.random.default_rng(lines)
-    whole_NK = draw.integers(-127, 128, (200, 192)).astype(np.int8)
-    int16_BK = draw.integers(-1300, 1300, (lines, 192)).astype(np.int16)
+    whole_NK = draw.integers(-most, most + 1, (200, 192)).astype(kind)
+    size, chunk = (1300, 96) if kind is np.int8 else (5463, 40)
+    int16_BK = draw.integers(-size, size + 1, (lines, 192)).astype(np.int16)
     scale_N, scale_B = draw.random(200).astype(np.float32), draw.random(lines).astype(np.float32)
     found = np.full((lines, 200), np.nan, np.float32)
-    loops._multiply_rows(whole_NK, scale_N, first, last, int16_BK, scale_B, found)
+    held, panels = room_behind(int16_BK, loops), loops.as_panels(whole_NK)
+    loops._multiply_panels(panels, scale_N, first, last, held, scale_B, chunk, found)
     exact = int16_BK.astype(np.int64) @ whole_NK.T.astype(np.int64)
     expected = exact * scale_N.astype(np.float64) * scale_B[:, None]
-    assert np.allclose(found[:, first:last], expected[:, first:last], rtol=1e-6)
+    error = np.abs(found - expected)[:, first:last].max()
+    assert error <= 1e-6 * np.abs(expected).max()
     assert np.isnan(found[:, :first]).all()
     assert np.isnan(found[:, last:]).all()
+
+
+def test_the_largest_whole_numbers_of_a_product_fit_their_sums():
+    loops = pytest.importorskip("engine.serving.loops")
+    most, size, width = loops.MATRIX_MOST, loops._LINE_MOST, 640
+    whole_NK = np.full((16, width), most, np.int16)
+    held = np.full((1 + loops.LINES, width), size, np.int16)
+    found, one = np.empty((1, 16), np.float32), np.ones(16, np.float32)
+    panels = loops.as_panels(whole_NK)
+    loops._multiply_panels(panels, one, 0, 16, held, one[:1], loops._PAIRS, found)
+    assert np.allclose(found, float(most) * size * width, rtol=1e-6)
+    whole_NK, room = np.full((16, width), 127, np.int8), loops._room(width)
+    held[:] = room
+    loops._multiply_panels(loops.as_panels(whole_NK), one, 0, 16, held, one[:1], 320, found)
+    assert np.allclose(found, 127.0 * room * width, rtol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 8, 130])
+@pytest.mark.parametrize("biased", [False, True])
+def test_int16_product_is_near_the_exact_one_and_a_row_hangs_on_itself_alone(rows, biased):
+    pytest.importorskip("engine.serving.loops")
+    draw = torch.Generator().manual_seed(rows)
+    weight_NK = torch.randn(70, 90, generator=draw)
+    bias_N = torch.randn(70, generator=draw) if biased else None
+    fed = torch.randn(rows, 90, generator=draw)
+    fed[0, 0] = 300.0  # an outlier, as hidden states have them
+    multiply = int16_product(weight_NK, bias_N)
+    found = multiply(fed)
+    exact = F.linear(fed.double(), weight_NK.double(), None if bias_N is None else bias_N.double())
+    in_bfloat16 = F.linear(fed.bfloat16(), weight_NK.bfloat16()).double()
+    if biased:
+        in_bfloat16 += bias_N
+    assert found.dtype is torch.float32
+    assert (found - exact).square().mean() < 0.3 * (in_bfloat16 - exact).square().mean()
+    assert torch.equal(torch.cat([multiply(fed[at : at + 1]) for at in range(rows)]), found)
+    assert torch.equal(multiply(fed.t().contiguous().t()), found)  # other strides
+
+
+def test_what_is_not_finite_stays_so_in_an_int16_product():
+    pytest.importorskip("engine.serving.loops")
+    fed = torch.ones(2, 32)
+    fed[0, 3] = float("nan")
+    found = int16_product(torch.eye(32), None)(fed)
+    assert not torch.isfinite(found[0]).any()
+    assert torch.allclose(found[1], torch.ones(32), atol=1e-3)
 
 
 @pytest.mark.parametrize("lines", [1, 2, 3, 4, 5, 16, 17, 33])
@@ -361,14 +416,16 @@ def test_matrix_units_and_vectors_add_up_the_same_whole_numbers(units, lines, fi
     x_BK = draw.normal(size=(lines, width - 13)).astype(np.float32)
     x_BK[0, 0] = 40.0  # an outlier, as hidden states have them
     scale_N, scale_B = draw.random(rows).astype(np.float32), np.empty((2, lines), np.float32)
-    int16_BK, bytes_2BK = np.empty((lines, width), np.int16), np.empty((2, lines, width), np.int8)
+    int16_BK = np.zeros((lines, width), np.int16)
+    bytes_2BK = np.empty((2, lines, width), np.int8)
     units._quantise_rows(x_BK, int16_BK, scale_B[0])
     units._quantise_tiles(x_BK, bytes_2BK, scale_B[1])
     again_BK = bytes_2BK[0].astype(np.int32) * 256 + bytes_2BK[1].view(np.uint8)
     assert np.array_equal(again_BK, int16_BK)
     assert np.array_equal(scale_B[0], scale_B[1])
     found = np.full((2, lines, rows), np.nan, np.float32)
-    units._multiply_rows(whole_NK, scale_N, first, rows, int16_BK, scale_B[0], found[0])
+    held, panels = room_behind(int16_BK, units), units.as_panels(whole_NK)
+    units._multiply_panels(panels, scale_N, first, rows, held, scale_B[0], width // 2, found[0])
     tiles = units.as_tiles(whole_NK)
     units._multiply_tiles(tiles, scale_N, first, rows, bytes_2BK, scale_B[1], found[1])
     exact = int16_BK.astype(np.int64) @ whole_NK.T.astype(np.int64)
@@ -829,6 +886,50 @@ def test_turns_are_batched_where_the_lean_forward_can_stand_in():
     assert isinstance(one, BatchHost)
     assert one.limits == BatchLimits(queue=4, batch=8, cache_bytes=2**20)
     one.close()
+
+
+def pairing(monkeypatch, there=True):
+    loops = pytest.importorskip("engine.serving.loops")
+    monkeypatch.setattr(loops, "pairs_products", lambda: there)
+
+
+@BOTH
+@torch.inference_mode()
+def test_a_prompt_in_int16_is_nearer_to_exact_than_in_bf16_however_it_is_cut(monkeypatch, kind):
+    pairing(monkeypatch)
+    model = tiny_language_model(kind)
+    exact, decoder = make_decoder(model, "float", room=8), make_decoder(model, "int16", room=8)
+    ids_T = torch.randint(3, 200, (50,), generator=torch.Generator().manual_seed(2))
+    caches = [RowCache(decoder.shape, 50, decoder.dtype) for _ in range(3)]
+    expected, _ = feed(exact, caches[0], ids_T)
+    whole, _ = feed(decoder, caches[1], ids_T)
+    parts = [feed(decoder, caches[2], some)[0] for some in (ids_T[:7], ids_T[7:8], ids_T[8:])]
+    half = LeanDecoder(copy.deepcopy(model.model).bfloat16(), 60)
+    rough, _ = feed(half, RowCache(half.shape, 50, half.dtype), ids_T)
+    *errors, usual = (
+        (one - expected).square().mean().sqrt() for one in (whole, torch.cat(parts), rough.float())
+    )
+    assert 0 < max(errors) < usual / 2
+
+
+def test_products_are_whole_numbers_where_they_pay(monkeypatch):
+    pairing(monkeypatch)
+    model = tiny_language_model()
+    taken = []
+    monkeypatch.setattr("engine.serving.start.LeanDecoder", lambda *_, int16: taken.append(int16))
+    for products in ("auto", "float", "int16"):
+        make_decoder(model, products)
+    assert taken == [True, False, True]
+    monkeypatch.setattr("engine.serving.start._SMALL", 10)
+    make_decoder(model)
+    assert taken[-1] is False
+    with pytest.raises(ValueError, match="auto, float or int16"):
+        make_decoder(model, "int4")
+    pairing(monkeypatch, there=False)
+    make_decoder(model)
+    assert taken[-1] is False
+    with pytest.raises(ValueError, match="AVX2"):
+        make_decoder(model, "int16")
 
 
 def test_a_lent_gpu_takes_one_turn_a_call_by_the_same_path(monkeypatch):

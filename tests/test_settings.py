@@ -60,6 +60,7 @@ def test_environment_sets_every_field(monkeypatch: pytest.MonkeyPatch) -> None:
         "batch_size": "8",
         "prefix_cache_mb": "64",
         "decode_weights": "int8",
+        "prompt_products": "float",
         "admin_token": "owner",
         "owners": "ada, bob",
         "cpu_threads": "2",

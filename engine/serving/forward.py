@@ -7,7 +7,6 @@ when a line is written. The residual stream is float32 whatever the model's type
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +14,11 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from engine.serving.products import POOL
 from engine.serving.weights import DecoderWeights
 
 if TYPE_CHECKING:
     from engine.serving.loops import Array
-
-# Numba's simplest pool of threads bears one caller at a time.
-POOL = threading.RLock()
 
 # Takes a layer's index and its joined queries, keys and values, (N, ·), not rotated; returns what the
 # queries read, (N, Q).

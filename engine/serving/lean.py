@@ -69,9 +69,13 @@ class LeanDecoder:
     Args:
         model: the library's model, its adapter merged (or in 4-bit).
         max_positions: longest sequence, in tokens.
+        int16: multiply by whole numbers, for float32 on a CPU (`engine.serving.products`).
+
+    Raises:
+        ImportError: int16 where no loops can be compiled.
     """
 
-    def __init__(self, model: Any, max_positions: int) -> None:
+    def __init__(self, model: Any, max_positions: int, *, int16: bool = False) -> None:
         config = model.config
         heads = int(config.num_attention_heads)
         kv_heads = int(config.num_key_value_heads)
@@ -83,7 +87,7 @@ class LeanDecoder:
         self.vocabulary = int(model.model.embed_tokens.weight.shape[0])
         self._eps = float(config.rms_norm_eps)
         self.model = model
-        self.weights = gather_weights(model)
+        self.weights = gather_weights(model, int16=int16)
         positions_1T = torch.arange(max_positions, device=self.device)[None]
         probe = torch.zeros(1, dtype=self.dtype, device=self.device)
         with torch.inference_mode():

@@ -19,6 +19,7 @@ import ctypes
 import sys
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import product
 from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
@@ -62,7 +63,8 @@ def _form_of(stand_in: Callable[..., Any]) -> Callable[[Any], Any]:
 class Matrix(NamedTuple):
     """Rows of int8, each with its scale, (N,); of all L layers one behind the other, (L, N).
 
-    The rows are (N, K), or for matrix units as `as_tiles` lays them out, (N / 16, K / 64, 1024).
+    The rows lie as `as_panels` lays them out, (N / 16, K / 2, 32), or for matrix units as `as_tiles`
+    does, (N / 16, K / 64, 1024).
     """
 
     whole: Array
@@ -750,64 +752,117 @@ def _add_pairs(builder: Any, one: Any, other: Any, total: Any) -> Any:
     return builder.add(builder.add(even, odd), total)
 
 
-def _tile(rows: int, lines: int) -> Any:
-    """Return a function that writes the products of `rows` matrix rows with `lines` vectors.
+def pairs_products() -> bool:
+    """Tell whether an instruction of this processor adds products of int16 in pairs."""
+    return bool(_PAIRING)
+
+
+# A panel: so many rows of a matrix, two neighbouring numbers of one row beside those of the next.
+PANEL_ROWS = 16
+_LANES = _CHUNK // 2
+_VECTORS = PANEL_ROWS // _LANES
+
+
+def as_panels(whole_NK: Array) -> Array:
+    """Lay a matrix out for vectors, (N / 16, K / 2, 32); rows are padded to a multiple of 16.
+
+    Each lane of a vector adds up one row, so that no sum has to be gathered from many lanes.
+    """
+    count, width = whole_NK.shape
+    padded = np.zeros((-(-count // PANEL_ROWS) * PANEL_ROWS, width), whole_NK.dtype)
+    padded[:count] = whole_NK
+    laid = padded.reshape(-1, PANEL_ROWS, width // 2, 2).transpose(0, 2, 1, 3)
+    return np.ascontiguousarray(laid).reshape(len(laid), width // 2, 2 * PANEL_ROWS)
+
+
+def _panel(lines: int) -> Any:
+    """Return a function that multiplies `lines` vectors by a panel.
 
     Neighbouring products are added in pairs, which x86 has an instruction for that no vectoriser finds
-    in a plain loop. Sums are whole numbers, so their order does not matter.
+    in a plain loop. Sums are whole numbers as long as 32 bits are sure to hold them, then float32.
     """
+    # With few lines one sum would wait for the one before it.
+    ways = max(1, 4 // lines)
 
     @_instruction
-    def products(_typing: Any, w_NK: Any, n: Any, x_BK: Any, b: Any, sums: Any) -> Any:
-        """sums[i · lines + j] = w_NK[n + i] · x_BK[b + j], of int8 and int16 in int32."""
-        del n, b
+    def products(_typing: Any, w: Any, panel: Any, x_BK: Any, b: Any, chunk: Any, sums: Any) -> Any:
+        """sums[j] = what line b + j makes of a panel's rows.
+
+        `chunk` pairs of numbers fit 32 bits; it is a multiple of 4, as are the matrix' pairs.
+        """
+        del panel, b, chunk
 
         def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            w_type, _, x_type, _, sums_type = signature.args
-            w = context.make_array(w_type)(context, builder, args[0])
-            x = context.make_array(x_type)(context, builder, args[2])
-            out = context.make_array(sums_type)(context, builder, args[4])
-            width = builder.extract_value(w.shape, 1)
+            held, x, out = _arrays(context, builder, signature, args, (0, 2, 5))
             word, lane = ir.IntType(64), ir.IntType(32)
-            total_type = ir.VectorType(lane, _CHUNK // 2)
-            zeros = ir.Constant(total_type, [0] * (_CHUNK // 2))
-            totals = [cgutils.alloca_once_value(builder, zeros) for _ in range(rows * lines)]
-
-            def start(data: Any, row: Any, more: int) -> Any:
-                row = builder.add(row, ir.Constant(word, more))
-                return builder.gep(data, [builder.mul(row, width)])
-
-            def take(data: Any, at: Any, bits: int) -> Any:
-                kind = ir.VectorType(ir.IntType(bits), _CHUNK)
-                there = builder.bitcast(builder.gep(data, [at]), kind.as_pointer())
-                return builder.load(there, align=1)
-
-            w_rows = [start(w.data, args[1], row) for row in range(rows)]
-            x_rows = [start(x.data, args[3], line) for line in range(lines)]
+            bits = signature.args[0].dtype.bitwidth
             short = ir.VectorType(ir.IntType(16), _CHUNK)
-            with cgutils.for_range(builder, builder.udiv(width, ir.Constant(word, _CHUNK))) as loop:
-                at = builder.mul(loop.index, ir.Constant(word, _CHUNK))
-                for row in w_rows:
-                    _fetch(builder, builder.gep(row, [at]))
-                taken = [builder.sext(take(row, at, 8), short) for row in w_rows]
-                for j, line in enumerate(x_rows):
-                    given = take(line, at, 16)
-                    for i, weights in enumerate(taken):
-                        total = totals[i * lines + j]
-                        builder.store(
-                            _add_pairs(builder, weights, given, builder.load(total)), total
-                        )
-            reduce = cgutils.get_or_insert_function(
-                builder.module,
-                ir.FunctionType(lane, [total_type]),
-                f"llvm.vector.reduce.add.v{_CHUNK // 2}i32",
+            taken = ir.VectorType(ir.IntType(bits), _CHUNK)
+            totals_type = ir.VectorType(lane, _LANES)
+            floats = ir.VectorType(ir.FloatType(), _LANES)
+            zeros = ir.Constant(totals_type, [0] * _LANES)
+            nothing = ir.Constant(floats, [0.0] * _LANES)
+
+            def size(number: int) -> Any:
+                return ir.Constant(word, number)
+
+            pairs, width = (builder.extract_value(one.shape, 1) for one in (held, x))
+            rows = builder.gep(
+                held.data, [builder.mul(args[1], builder.mul(pairs, size(2 * PANEL_ROWS)))]
             )
-            for index, total in enumerate(totals):
-                place = builder.gep(out.data, [ir.Constant(word, index)])
-                builder.store(builder.call(reduce, [builder.load(total)]), place)
+            starts = []
+            for line in range(lines):
+                start = builder.mul(builder.add(args[3], size(line)), width)
+                starts.append(builder.bitcast(builder.gep(x.data, [start]), lane.as_pointer()))
+            shape = (range(_VECTORS), range(lines), range(ways))
+            totals = {key: cgutils.alloca_once_value(builder, zeros) for key in product(*shape)}
+
+            def result(line: int, vector: int) -> Any:
+                place = size(line * PANEL_ROWS + vector * _LANES)
+                return builder.bitcast(builder.gep(out.data, [place]), floats.as_pointer())
+
+            for line, vector in product(range(lines), range(_VECTORS)):
+                builder.store(nothing, result(line, vector), align=4)
+            chunks = builder.udiv(builder.add(pairs, builder.sub(args[4], size(1))), args[4])
+            with cgutils.for_range(builder, chunks) as outer:
+                for total in totals.values():
+                    builder.store(zeros, total)
+                base = builder.mul(outer.index, args[4])
+                left = builder.sub(pairs, base)
+                fewer = builder.icmp_unsigned("<", left, args[4])
+                count = builder.udiv(builder.select(fewer, left, args[4]), size(ways))
+                with cgutils.for_range(builder, count) as inner:
+                    first = builder.add(base, builder.mul(inner.index, size(ways)))
+                    for way in range(ways):
+                        at = builder.add(first, size(way))
+                        there = builder.gep(rows, [builder.mul(at, size(2 * PANEL_ROWS))])
+                        _fetch(builder, there)
+                        weights = []
+                        for vector in range(_VECTORS):
+                            place = builder.gep(there, [size(vector * _CHUNK)])
+                            place = builder.bitcast(place, taken.as_pointer())
+                            found = builder.load(place, align=1)
+                            weights.append(builder.sext(found, short) if bits == 8 else found)
+                        for line, start in enumerate(starts):
+                            pair = builder.load(builder.gep(start, [at]), align=2)
+                            one = builder.insert_element(zeros, pair, ir.Constant(lane, 0))
+                            everywhere = builder.shuffle_vector(one, zeros, zeros)
+                            given = builder.bitcast(everywhere, short)
+                            for vector, weight in enumerate(weights):
+                                total = totals[vector, line, way]
+                                added = _add_pairs(builder, weight, given, builder.load(total))
+                                builder.store(added, total)
+                for line, vector in product(range(lines), range(_VECTORS)):
+                    whole = builder.load(totals[vector, line, 0])
+                    for way in range(1, ways):
+                        whole = builder.add(whole, builder.load(totals[vector, line, way]))
+                    place = result(line, vector)
+                    more = builder.fadd(builder.load(place, align=4), builder.sitofp(whole, floats))
+                    builder.store(more, place, align=4)
             return context.get_dummy_value()
 
-        return types.void(w_NK, types.int64, x_BK, types.int64, sums), build
+        signature = types.void(w, types.int64, x_BK, types.int64, types.int64, sums)
+        return signature, build
 
     return products
 
@@ -1126,7 +1181,7 @@ def _quantise_tiles(x_BK: Array, whole_2BK: Array, scale_B: Array) -> None:
     """The same as upper and lower bytes, the number being 256 · upper + lower."""
     whole_K = np.empty(whole_2BK.shape[2], np.int16)
     for b in range(x_BK.shape[0]):
-        scale_B[b] = _quantise_line(x_BK[b], whole_K)
+        scale_B[b] = _quantise_line(x_BK[b], whole_K, _room(x_BK.shape[1]))
         upper_K, lower_K = whole_2BK[0, b], whole_2BK[1, b]
         for k in range(whole_K.shape[0]):
             upper_K[k] = np.int8(whole_K[k] >> 8)
@@ -1135,39 +1190,42 @@ def _quantise_tiles(x_BK: Array, whole_2BK: Array, scale_B: Array) -> None:
 
 # --- and by vectors ------------------------------------------------------------------------------
 
-# Sums are kept in registers: AVX2 has sixteen, which hold those of two rows with six lines; the others
-# that are known here have thirty-two, for four rows with four.
-_LINES, _BY_FOUR = (6, 2) if _CHUNK == 16 else (4, 4)
-_MOST_SUMS = 16
-_tile_1_1 = _tile(1, 1)
-_tile_1, _tile_2, _tile_3, _tile_4, _tile_5, _tile_6 = (
-    _tile(4 if lines <= _BY_FOUR else 2, lines) for lines in (1, 2, 3, 4, 5, 6)
-)
-# Rows that all lines are multiplied by before the next: so many stay in the first cache.
-_BLOCK = 32
+# Lines whose sums fit a processor's registers: AVX2 has sixteen, AVX-512 and others thirty-two.
+LINES = 8 if _CHUNK == 32 else 4
+_panel_1, _panel_2, _panel_4 = (_panel(lines) for lines in (1, 2, 4))
+_panel_8 = _panel(8) if LINES == 8 else _panel_4
+# Panels that all lines are multiplied by before the next: so many stay in the second cache.
+_PANEL_BLOCK = 4
 
 
 @_loop
-def _quantise_line(x_K: Array, whole_K: Array) -> Any:
-    """Write a line as whole numbers as large as a sum of products of int8 leaves room for.
+def _room(width: int) -> int:
+    """Return how large a number may be that int8 are multiplied by, for a sum of `width` products."""
+    return min(32767, (2**31 - 1) // (127 * width))
+
+
+@_loop
+def _quantise_line(x_K: Array, whole_K: Array, room: int) -> Any:
+    """Write a line as whole numbers up to `room`, and zeros behind it.
 
     Returns what one of them is worth.
     """
     width = x_K.shape[0]
-    room = np.float32(min(32767, (2**31 - 1) // (127 * width)))
+    most = np.float32(room)
     largest = max(_largest_size(x_K), np.float32(1e-20))
-    factor = room / largest
+    factor = most / largest
     for k in range(width):
         whole_K[k] = np.int16(np.int32(np.floor(x_K[k] * factor + np.float32(0.5))))
     for k in range(width, whole_K.shape[0]):
         whole_K[k] = 0
-    return largest / room
+    return largest / most
 
 
 @_loop
 def _quantise_rows(x_BK: Array, whole_BK: Array, scale_B: Array) -> None:
+    room = _room(x_BK.shape[1])
     for b in range(x_BK.shape[0]):
-        scale_B[b] = _quantise_line(x_BK[b], whole_BK[b])
+        scale_B[b] = _quantise_line(x_BK[b], whole_BK[b], room)
 
 
 @_loop
@@ -1181,49 +1239,109 @@ def _scale(
     b: int,
     out_BN: Array,
 ) -> None:
+    scales = scale_N[n : n + rows]
     for j in range(lines):
+        found, out, scale = sums[j], out_BN[b + j, n : n + rows], x_scale_B[b + j]
         for i in range(rows):
-            whole = np.float32(sums[i * lines + j])
-            out_BN[b + j, n + i] = whole * scale_N[n + i] * x_scale_B[b + j]
+            out[i] = found[i] * scales[i] * scale
 
 
 @_loop
-def _multiply_rows(
-    w_NK: Array,
+def _multiply_panels(
+    w: Array,
     scale_N: Array,
     first: int,
     last: int,
     x_BK: Array,
     x_scale_B: Array,
+    chunk: int,
     out_BN: Array,
 ) -> None:
-    """All lines' products with the rows from `first` to `last`."""
-    count = x_BK.shape[0]
-    sums = np.empty(_MOST_SUMS, np.int32)
-    for block in range(first, last, _BLOCK):
-        end = min(block + _BLOCK, last)
-        for b in range(0, count, _LINES):
-            lines = min(_LINES, count - b)
-            rows = 4 if lines <= _BY_FOUR else 2
-            whole = end - (end - block) % rows
-            for n in range(block, whole, rows):
+    """All lines' products with the rows from `first`, a multiple of 16, to `last`.
+
+    Behind the lines there must be room for `LINES` more: a few at the end are multiplied by the next
+    larger function, and what it finds for lines that are none is left. `chunk`: see `_panel`.
+    """
+    count = out_BN.shape[0]
+    sums = np.empty((LINES, PANEL_ROWS), np.float32)
+    end = -(-last // PANEL_ROWS)
+    for block in range(first // PANEL_ROWS, end, _PANEL_BLOCK):
+        for b in range(0, count, LINES):
+            lines = min(LINES, count - b)
+            for panel in range(block, min(block + _PANEL_BLOCK, end)):
                 if lines == 1:
-                    _tile_1(w_NK, n, x_BK, b, sums)
+                    _panel_1(w, panel, x_BK, b, chunk, sums)
                 elif lines == 2:
-                    _tile_2(w_NK, n, x_BK, b, sums)
-                elif lines == 3:
-                    _tile_3(w_NK, n, x_BK, b, sums)
-                elif lines == 4:
-                    _tile_4(w_NK, n, x_BK, b, sums)
-                elif lines == 5:
-                    _tile_5(w_NK, n, x_BK, b, sums)
+                    _panel_2(w, panel, x_BK, b, chunk, sums)
+                elif lines <= 4:
+                    _panel_4(w, panel, x_BK, b, chunk, sums)
                 else:
-                    _tile_6(w_NK, n, x_BK, b, sums)
+                    _panel_8(w, panel, x_BK, b, chunk, sums)
+                n = panel * PANEL_ROWS
+                rows = min(PANEL_ROWS, last - n)
                 _scale(sums, rows, lines, scale_N, n, x_scale_B, b, out_BN)
-            for n in range(whole, end):  # three rows at most, at a part's end
-                for line in range(b, b + lines):
-                    _tile_1_1(w_NK, n, x_BK, line, sums)
-                    _scale(sums, 1, 1, scale_N, n, x_scale_B, line, out_BN)
+
+
+# --- int16 matrices ------------------------------------------------------------------------------
+
+# How large a matrix' numbers may be and those of a line, and how many pairs' products fit 32 bits then.
+MATRIX_MOST, _LINE_MOST, _PAIRS = 2047, 5463, 96
+
+
+@_loop
+def _cut(part: int, parts: int, size: int) -> int:
+    """Return where a part of `size` rows begins: at a multiple of a tile's rows, or at the end."""
+    return size if part == parts else part * size // parts // TILE_ROWS * TILE_ROWS
+
+
+@_loop
+def _quantise_some(x_BK: Array, whole_BK: Array, scale_B: Array, first: int, last: int) -> None:
+    for b in range(first, last):
+        scale_B[b] = _quantise_line(x_BK[b], whole_BK[b], _LINE_MOST)
+
+
+@_parallel
+def product_int16(
+    x_BK: Array,
+    w: Array,
+    scale_N: Array,
+    bias_N: Array,
+    whole_BK: Array,
+    scale_B: Array,
+    out_BN: Array,
+    parts: int,
+) -> None:
+    """Multiply float32 lines by a matrix in int16, and add a bias.
+
+    A row's largest number is the largest that `_LINE_MOST` and `MATRIX_MOST` allow, which is finer than
+    bfloat16 for all numbers that count beside it. On AVX2 and AVX-512 alike it takes half the
+    instructions that float32 takes. Larger numbers would have to be turned into float32 more often:
+    with one bit more of each, 15 % of the time went there.
+
+    Args:
+        x_BK: the lines.
+        w: the matrix, whole numbers up to `MATRIX_MOST`, as `as_panels` lays it out.
+        scale_N: what its numbers are worth, a row each.
+        bias_N: of the same length, or of none.
+        whole_BK: scratch in int16, `LINES` rows more than lines, as wide as the matrix.
+        scale_B: scratch.
+        out_BN: is written.
+        parts: pieces of a parallel loop.
+    """
+    count, size = out_BN.shape
+    for part in prange(parts):
+        first, last = part * count // parts, (part + 1) * count // parts
+        _quantise_some(x_BK, whole_BK, scale_B, first, last)
+    for part in prange(parts):
+        first, last = _cut(part, parts, size), _cut(part + 1, parts, size)
+        _multiply_panels(w, scale_N, first, last, whole_BK, scale_B, _PAIRS, out_BN)
+        if len(bias_N):
+            for b in range(count):
+                for n in range(first, last):
+                    out_BN[b, n] += bias_N[n]
+
+
+# --- a step --------------------------------------------------------------------------------------
 
 
 def _quantise(x_BK: Array, whole: Array, scale_B: Array) -> None:
@@ -1248,13 +1366,13 @@ def _multiply(
 def _choose_multiply(
     w: Any, scale_N: Any, first: Any, last: Any, x: Any, x_scale_B: Any, out_BN: Any
 ) -> Any:
-    del scale_N, first, last, x, x_scale_B, out_BN
-    if w.ndim == 3:
+    del w, scale_N, first, last, x_scale_B, out_BN
+    if x.ndim == 3:
         return lambda w, scale_N, first, last, x, x_scale_B, out_BN: _multiply_tiles(
             w, scale_N, first, last, x, x_scale_B, out_BN
         )
-    return lambda w, scale_N, first, last, x, x_scale_B, out_BN: _multiply_rows(
-        w, scale_N, first, last, x, x_scale_B, out_BN
+    return lambda w, scale_N, first, last, x, x_scale_B, out_BN: _multiply_panels(
+        w, scale_N, first, last, x, x_scale_B, w.shape[1], out_BN
     )
 
 
@@ -1269,12 +1387,6 @@ def _choose_first_lines(whole: Any, count: Any) -> Any:
     if whole.ndim == 3:
         return lambda whole, count: whole[:, :count]
     return lambda whole, count: whole[:count]
-
-
-@_loop
-def _cut(part: int, parts: int, size: int) -> int:
-    """Return where a part of `size` rows begins: at a multiple of a tile's rows, or at the end."""
-    return size if part == parts else part * size // parts // TILE_ROWS * TILE_ROWS
 
 
 @_loop

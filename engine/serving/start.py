@@ -13,6 +13,7 @@ from engine.host import Host, ModelHost
 from engine.model import LanguageModel
 from engine.serving.batch import BatchHost, BatchLimits
 from engine.serving.lean import LeanDecoder, why_not_lean
+from engine.serving.products import int16_serves
 from engine.serving.tuning import choose_steps
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,7 @@ def make_host(
     batch: int,
     prefix_cache_mb: int,
     weights: str = "auto",
+    products: str = "auto",
     tuning: Path | None = None,
 ) -> Host:
     """Return what runs turns on `model`.
@@ -35,19 +37,53 @@ def make_host(
         batch: lines that are written together; 1: one turn at a time, by the library's forward pass.
         prefix_cache_mb: limit of kept prompt beginnings.
         weights: in which form lines are decoded: "auto", "whole" or "int8".
+        products: how prompts are multiplied; see `make_decoder`.
         tuning: file that remembers what a measurement chose.
+
+    Raises:
+        ValueError: the form or the products that are asked for are not to be had.
     """
     # A lent GPU is there for one call in a forked worker: nothing outlives it to be shared.
     reason = "a GPU that is lent for each call" if lent_per_call() else why_not_lean(model.model)
     if batch == 1 or reason:
         logger.info("one turn at a time%s", f": {reason}" if reason else "")
         return ModelHost(model, queue_limit)
-    decoder = LeanDecoder(model.model, model.encoder.max_tokens + _REPLY_ROOM)
+    decoder = make_decoder(model, products)
     steps = choose_steps(decoder, weights, most=batch, remembered=tuning)
     logger.info("up to %d lines together, decoded with %s", batch, steps.forms)
     limits = BatchLimits(queue=queue_limit, batch=batch, cache_bytes=prefix_cache_mb * 2**20)
     return BatchHost(model, decoder, limits, steps)
 
+
+def make_decoder(
+    model: LanguageModel, products: str = "auto", *, room: int | None = None
+) -> LeanDecoder:
+    """Return the lean forward as it serves here.
+
+    Args:
+        model: of a type that it can stand in for.
+        products: "float"; "int16" (`engine.serving.products`), which takes half of float32's memory
+            more; "auto": int16 where it is the faster and the model is small.
+        room: tokens behind the longest prompt; None: for the decision and the longest line.
+
+    Raises:
+        ValueError: int16 asked for what is not float32 on a CPU.
+    """
+    parameters = sum(weight.numel() for weight in model.model.parameters())
+    possible = int16_serves(model.model.model.norm.weight)
+    if products not in ("auto", "float", "int16"):
+        raise ValueError(f"products must be auto, float or int16, not {products!r}")
+    if products == "int16" and not possible:
+        raise ValueError("int16 products are for float32 on a CPU with AVX2 or AVX-512")
+    positions = model.encoder.max_tokens + (_REPLY_ROOM if room is None else room)
+    small = parameters <= _SMALL or products == "int16"
+    int16 = possible and small and products != "float"
+    logger.info("prompts are read in %s", "int16" if int16 else model.precision)
+    return LeanDecoder(model.model, positions, int16=int16)
+
+
+# Parameters up to which a further copy in int16 (2 bytes each) is hardly felt.
+_SMALL = 500_000_000
 
 # Behind the longest prompt: the decision in words, and the longest line that may be asked for.
 _REPLY_ROOM = 1024

@@ -25,7 +25,8 @@ import numpy as np
 import torch
 
 from engine.serving.caches import Batch, BatchCache, LineCaches, RowCache, Together
-from engine.serving.forward import POOL, CompiledForward, as_array, bits_of
+from engine.serving.forward import CompiledForward, as_array, bits_of
+from engine.serving.products import POOL, padded, quantise_rows
 
 if TYPE_CHECKING:
     from engine.serving.lean import LeanDecoder
@@ -180,7 +181,7 @@ class Int8Step:
         tiles: multiply by matrix units; None: where there are any.
 
     Raises:
-        ValueError: the matrices are quantised already.
+        ValueError: the matrices are quantised already, or of a width that the loops do not serve.
     """
 
     def __init__(
@@ -193,6 +194,8 @@ class Int8Step:
         self._read = self._queries * decoder.shape.head_dim
         model = decoder.model
         self._inner = int(model.config.intermediate_size)
+        if self._inner % self._loops.PANEL_ROWS:
+            raise ValueError(f"int8 needs an inner width of a multiple of {self._loops.PANEL_ROWS}")
         layers = model.model.layers
         self._layers = self._loops.Layers(
             attention_norm=_stack(layer.input_layernorm.weight for layer in layers),
@@ -257,10 +260,11 @@ class Int8Step:
 
     def _wholes(self, count: int, width: int) -> Array:
         """Return room for so many lines as whole numbers."""
-        padded = self._padded(width)
+        lanes = self._loops.LANES
+        width = -(-width // lanes) * lanes
         if self._tiles:
-            return np.empty((2, count, padded), np.int8)
-        return np.empty((count, padded), np.int16)
+            return np.empty((2, count, width), np.int8)
+        return np.empty((count + self._loops.LINES, width), np.int16)
 
     def _matrices(self, layers: Sequence[tuple[Any, ...]]) -> Matrix:
         """Quantise one kind of matrix of all layers, a layer at a time."""
@@ -272,24 +276,10 @@ class Int8Step:
     def _matrix(self, *modules: Any) -> Matrix:
         if not all(type(module) is torch.nn.Linear for module in modules):
             raise ValueError("weights that are quantised already cannot be packed again")
-        whole_NK, scale_N = quantise_rows([module.weight for module in modules])
-        width = whole_NK.shape[1]
-        # NumPy asks the system for large pages, which a product that runs through them needs.
-        padded_NK = np.zeros((len(whole_NK), self._padded(width)), np.int8)
-        padded_NK[:, :width] = whole_NK.numpy()
-        whole = self._loops.as_tiles(padded_NK) if self._tiles else padded_NK
-        return self._loops.Matrix(whole, scale_N.numpy())
-
-    def _padded(self, width: int) -> int:
-        lanes = self._loops.LANES
-        return -(-width // lanes) * lanes
-
-
-def quantise_rows(weights_NK: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the int8 matrix (N, K) nearest to the joined rows, and its scales (N,) in float32."""
-    weight_NK = torch.cat([one.detach().float() for one in weights_NK])
-    scale_N = weight_NK.abs().amax(dim=1).clamp(min=1e-8) / 127.0
-    return (weight_NK / scale_N[:, None]).round().to(torch.int8), scale_N
+        whole, scale_N = quantise_rows([module.weight for module in modules])
+        whole_NK = padded(whole.numpy(), self._loops.LANES)
+        lay_out = self._loops.as_tiles if self._tiles else self._loops.as_panels
+        return self._loops.Matrix(lay_out(whole_NK), scale_N.numpy())
 
 
 def _projections(layer: Any) -> tuple[Any, Any, Any]:

@@ -1,7 +1,7 @@
 """A decoder's weights as the lean forward multiplies by them: projections of one input are one matrix.
 
-Takes the library's modules; no plain matrix is held twice, but on a CPU in bfloat16 a copy of each lies
-beside it as the matrix units read it. Knows nothing of caches or turns.
+Takes the library's modules; no plain matrix is held twice, but on a CPU a copy of each may lie beside
+it as this processor reads it fastest (`engine.serving.products`). Knows nothing of caches or turns.
 """
 
 from __future__ import annotations
@@ -12,12 +12,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-Multiply = Callable[[torch.Tensor], torch.Tensor]
-
-# Rows of a product that a packed matrix's layout is chosen for: a slice of a prompt.
-_USUAL_ROWS = 128
+from engine.serving.products import Multiply, int16_product, plain_product
 
 
 @dataclass(frozen=True)
@@ -51,13 +47,17 @@ class DecoderWeights:
     bytes: int
 
 
-def gather_weights(model: Any) -> DecoderWeights:
+def gather_weights(model: Any, *, int16: bool = False) -> DecoderWeights:
     """Take a causal language model's weights, and share them with it.
 
     Args:
         model: of Llama or Qwen2 type, adapter merged, or in 4-bit with its modules kept as they are.
+        int16: multiply by whole numbers; for float32 on a CPU.
+
+    Raises:
+        ImportError: int16 where no loops can be compiled.
     """
-    packer = _Packer()
+    packer = _Packer(int16_product if int16 else plain_product)
     layers = [
         LayerWeights(
             attention_norm_H=layer.input_layernorm.weight.detach(),
@@ -82,8 +82,9 @@ def gather_weights(model: Any) -> DecoderWeights:
 
 
 class _Packer:
-    def __init__(self) -> None:
+    def __init__(self, product: Callable[[torch.Tensor, torch.Tensor | None], Multiply]) -> None:
         self.bytes = 0
+        self._product = product
 
     def join(self, *modules: nn.Module) -> Multiply:
         """Return one map for modules that read the same input."""
@@ -105,27 +106,7 @@ class _Packer:
             for module, part in zip(linear, parts, strict=True):
                 module.weight.data = part
         self.bytes += weight_NK.numel() * weight_NK.element_size()
-        return packed_product(weight_NK, bias_N) or (lambda rows: F.linear(rows, weight_NK, bias_N))
-
-
-def packed_product(weight_NK: torch.Tensor, bias_N: torch.Tensor | None) -> Multiply | None:
-    """Return the product with a copy of the matrix that lies as this processor's matrix units read it.
-
-    A plain matrix is laid out anew for every product, which is a third of the time for a prompt of a
-    hundred tokens. None where that is not to be had: on a GPU, in float32, without oneDNN.
-    """
-    if weight_NK.device.type != "cpu" or weight_NK.dtype is not torch.bfloat16:
-        return None
-    probe = torch.ones(_USUAL_ROWS, weight_NK.shape[1], dtype=weight_NK.dtype)
-    try:
-        pack, multiply = torch.ops.mkldnn._reorder_linear_weight, torch.ops.mkldnn._linear_pointwise
-        packed = pack(weight_NK.contiguous(), _USUAL_ROWS)
-        found = multiply(probe, packed, bias_N, "none", [], "")
-    except (AttributeError, RuntimeError, TypeError):
-        return None
-    if not torch.allclose(found, F.linear(probe, weight_NK, bias_N), rtol=0.02, atol=0.02):
-        return None
-    return lambda rows: multiply(rows, packed, bias_N, "none", [], "")
+        return self._product(weight_NK, bias_N)
 
 
 def _held(module: nn.Module) -> int:

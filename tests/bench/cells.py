@@ -108,7 +108,7 @@ def make_contestant(cell: Cell, workload: Workload) -> Contestant:
 
 def run_limit(cell: Cell, workload: Workload) -> dict[str, Any]:
     """Measure the machine and hold the decoder against it."""
-    from engine.serving.lean import LeanDecoder
+    from engine.serving.start import make_decoder
     from engine.serving.steps import make_steps
     from engine.serving.tuning import choose_steps
     from tests.bench.limit import measure_limit, measure_machine
@@ -118,7 +118,7 @@ def run_limit(cell: Cell, workload: Workload) -> dict[str, Any]:
     model = load_served(cell.threads)
     make_endless(model)
     config = model.model.config
-    decoder = LeanDecoder(model.model, model.encoder.max_tokens)
+    decoder = make_decoder(model, room=0)
     prompt = len(workload.ids(0, 0))
     machine = measure_machine(
         prompt - len(workload.prefix),

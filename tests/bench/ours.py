@@ -11,8 +11,7 @@ from engine.host import Host, Job, LineDone, LineSoFar, StateKnown
 from engine.listen import listener_of
 from engine.model import LanguageModel
 from engine.serving.batch import BatchHost, BatchLimits
-from engine.serving.lean import LeanDecoder
-from engine.serving.start import make_host
+from engine.serving.start import make_decoder, make_host
 from engine.serving.steps import Forms, make_steps
 from engine.weights import resolve_embedder
 from tests.bench.drive import Times, Turn
@@ -107,7 +106,7 @@ def make_ours(
             tuning=tuning,
         )
         return Ours(host, workload)
-    decoder = LeanDecoder(model.model, model.encoder.max_tokens + _ROOM)
+    decoder = make_decoder(model, room=_ROOM)
     return Ours(BatchHost(model, decoder, limits, make_steps(decoder, forms)), workload)
 
 

@@ -1,8 +1,9 @@
 """`python -m tests.bench.precision`: what a precision costs the decision, against fp32.
 
-The same turns (rows that no bundle was trained on) are read by the shipped bundle in full precision, in
-bf16 by the library and by the lean forward that serves, and in 4-bit NF4. Told are the differences in
-calibrated probability and delta, and how many flags flip among those that the gate permits.
+The same turns (rows that no bundle was trained on) are read by the shipped bundle in full precision,
+with int16 products, in bf16 by the library and by the lean forward that serves, and in 4-bit NF4. Told
+are the differences in calibrated probability and delta, and how many flags flip among those that the
+gate permits.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from engine.loader import find_bundle
 from engine.model import LanguageModel, Precision, load_base
 from engine.prompt import EncodedPrompt
 from engine.serving.batch import BatchHost
-from engine.serving.lean import LeanDecoder
+from engine.serving.start import make_decoder
 from engine.settings import load_settings
 from engine.weights import resolve_base, resolve_embedder
 from training.corpus import Corpus, load_corpus
@@ -74,9 +75,9 @@ def read_by_library(model: LanguageModel, turns: Turns) -> list[Reading]:
     ]
 
 
-def read_as_served(model: LanguageModel, turns: Turns) -> list[Reading]:
+def read_as_served(model: LanguageModel, turns: Turns, products: str = "auto") -> list[Reading]:
     """Read each prompt as serving does: the lean forward, in slices, the prefix once."""
-    host = BatchHost(model, LeanDecoder(model.model, model.encoder.max_tokens + 256))
+    host = BatchHost(model, make_decoder(model, products, room=256))
     try:
         readings = []
         given = zip(turns.prompts, turns.meanings, turns.facts, strict=True)
@@ -134,7 +135,8 @@ def measure(count: int) -> Mapping[str, Mapping[str, float]]:
     turns = _turns(corpus, exact, count)
     reference = read_by_library(exact, turns)
     ways: dict[str, Callable[[], list[Reading]]] = {
-        "fp32, lean": lambda: read_as_served(exact, turns),
+        "fp32, lean": lambda: read_as_served(exact, turns, "float"),
+        "int16 products": lambda: read_as_served(exact, turns, "int16"),
         "bf16, library": lambda: read_by_library(loaded("bf16"), turns),
         "bf16, lean (as served)": lambda: read_as_served(loaded("bf16"), turns),
         "4-bit NF4, library": lambda: read_by_library(loaded("4bit"), turns),
