@@ -52,6 +52,7 @@ from numpy.typing import NDArray
 from engine.compute import compute
 from engine.errors import WeightsError
 from engine.locks import LOADING
+from engine.sentences import lean_sentences
 from engine.text import clean, fold, hangul_share, has_words
 
 logger = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ Vectors = NDArray[np.float32]
 
 MODEL_SHARE = 0.5
 _MAX_CHARS = 4000  # far beyond what the models read; keeps one endless text from stalling a turn
+_FEW = 4  # texts up to which one after the other is no slower than the library's batch
 _NGRAM_DIM = 1024
 _NGRAM_SIZES = (2, 3, 4)
 _KOREAN_SAMPLE = "대장장이에게 잃어버린 금목걸이를 돌려주었어요"
@@ -159,8 +161,8 @@ class SentenceEmbedder:
 
     A model that reads Korean itself (told from how it cuts a Korean sentence) stands alone. Texts
     are cleaned first; one without a letter or digit gets a vector of its own, at cosine 0 to all
-    others. Safe to use from many threads. The same texts give the same vectors, to within the
-    rounding that batching causes (1e-6).
+    others. Safe to use from many threads. The same texts give the same vectors, to
+    within the rounding that batching causes (1e-6).
 
     `id` names both parts; an index of vectors made under another id must be built again.
 
@@ -177,6 +179,7 @@ class SentenceEmbedder:
         self, path: Path | str, *, cache_size: int = 4096, second: SecondPart | None = None
     ) -> None:
         self._model = _load(path)
+        self._lean = lean_sentences(self._model)
         self._second = None if _reads_korean(self._model.tokenizer) else second or _best_part()
         self._model_dim = self.model_vectors(["size"]).shape[1]
         self.id = f"{_digest(Path(path))}+{self._second.id if self._second else 'alone'}"
@@ -209,7 +212,13 @@ class SentenceEmbedder:
 
     def model_vectors(self, texts: Sequence[str]) -> Vectors:
         """Return the sentence model's own unit vectors, shape (len(texts), model's size)."""
-        return unit_rows(compute(lambda: self._model.encode(list(texts), show_progress_bar=False)))
+        return unit_rows(compute(lambda: self._vectors(list(texts))))
+
+    def _vectors(self, texts: list[str]) -> NDArray[Any]:
+        if self._lean is not None and len(texts) <= _FEW:
+            return np.stack([self._lean.encode(text).numpy() for text in texts])
+        found: NDArray[Any] = self._model.encode(texts, show_progress_bar=False)
+        return found
 
     def _encode(self, texts: Sequence[str]) -> Vectors:
         """Return the joined vectors of cleaned texts, shape (len(texts), dim)."""

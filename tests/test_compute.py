@@ -98,12 +98,13 @@ def test_owner_that_can_no_longer_take_work_is_passed_over():
 
 def test_sentence_vectors_are_computed_in_the_models_thread(host, monkeypatch):
     embedder, seen = SentenceEmbedder(resolve_embedder(None)), list[threading.Thread]()
-    encode = embedder._model.encode
+    assert embedder._lean is not None
+    encode = embedder._lean.encode
 
     def note(*given: object, **options: object) -> object:
         seen.append(threading.current_thread())
         return encode(*given, **options)
 
-    monkeypatch.setattr(embedder._model, "encode", note)
+    monkeypatch.setattr(embedder._lean, "encode", note)
     embedder.encode(["Nobody has asked me this before."])
     assert seen == [host._thread]

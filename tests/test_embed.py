@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import threading
 import unicodedata
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from sentence_transformers import SentenceTransformer
 
 from engine import embed
 from engine.embed import (
@@ -22,6 +24,7 @@ from engine.embed import (
     unit_rows,
 )
 from engine.errors import WeightsError
+from engine.sentences import lean_sentences
 from engine.weights import resolve_embedder
 
 
@@ -52,6 +55,28 @@ def embedder() -> SentenceEmbedder:
 def nearer(embedder: SentenceEmbedder, text: str, close: str, far: str) -> bool:
     one, two, three = embedder.encode([text, close, far])
     return cosine(one, two) > cosine(one, three)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Hello!", "대장장이 아저씨, 목걸이를 찾았어요.", "long words " * 400, "A", "(quietly) 'Yes.'"],
+)
+def test_a_sentence_by_itself_is_what_the_library_makes_of_it(embedder, text):
+    assert embedder._lean is not None
+    expected = embedder._model.encode([text], show_progress_bar=False)[0]
+    assert np.abs(embedder._lean.encode(text).numpy() - expected).max() < 1e-6
+    assert np.abs(embedder.model_vectors([text])[0] - expected).max() < 1e-6
+
+
+def test_models_of_another_kind_go_through_the_library(embedder):
+    parts = list(embedder._model)[:2]  # its vectors are not brought to one
+    assert lean_sentences(SentenceTransformer(modules=parts, device="cpu")) is None
+    other = copy.deepcopy(embedder._model)
+    other[0].auto_model.config.hidden_act = "relu"
+    assert lean_sentences(other) is None
+    other = copy.deepcopy(embedder._model)
+    other[0].auto_model.encoder.layer[0].output.LayerNorm.eps = 0.5  # one that it does not know of
+    assert lean_sentences(other) is None
 
 
 def test_english_paraphrase_is_closer_than_unrelated(embedder):
