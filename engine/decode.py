@@ -14,6 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from engine.serving.products import POOL, have_loops, use_threads
+
+# The score of what is never chosen: compiled loops know no infinity.
+_NEVER = np.float32(-1e30)
 # Tokens of at most so small a share of the likeliest one's probability are left out of a nucleus first.
 _FLOORS = (1e-2, 1e-4, 0.0)
 _SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’)\]]*(?=\s|$)")
@@ -64,12 +68,16 @@ class Sampler:
 
     def weigh(self, scores_V: npt.NDArray[np.float32], generated: Sequence[int]) -> None:
         """Take out what is never chosen, and make what was said before less likely."""
-        scores_V[self._suppressed] = -np.inf
+        scores_V[self._suppressed] = _NEVER
         penalty = self.sampling.repetition_penalty
         if penalty != 1.0 and generated:
             said = np.unique(np.asarray(generated))
             values = scores_V[said]
             scores_V[said] = np.where(values > 0, values / penalty, values * penalty)
+
+    def chance(self) -> float:
+        """Return the next number from 0 to 1, which is all that is random about a token."""
+        return float(self._random.random())
 
     def draw(self, weight_V: npt.NDArray[np.float32]) -> int:
         """Draw from the nucleus (Holtzman et al., 2020), by inverting the distribution.
@@ -86,7 +94,7 @@ class Sampler:
         likely_L = likely_L[np.argsort(-weight_V[likely_L], kind="stable")]
         reached_L = weight_V[likely_L].cumsum(dtype=np.float64)
         size = min(int(np.searchsorted(reached_L, wanted)) + 1, len(reached_L))
-        mass = reached_L[size - 1] * self._random.random()
+        mass = reached_L[size - 1] * self.chance()
         drawn = min(int(np.searchsorted(reached_L, mass, side="right")), size - 1)
         return int(likely_L[drawn])
 
@@ -109,6 +117,44 @@ def choose_tokens(
         own: the logits are nobody else's, and need not be copied to be worked with.
     """
     scores_BV = logits_BV.detach().to("cpu", torch.float32, copy=not own)
+    if scores_BV.is_contiguous() and have_loops():
+        return _choose_compiled(scores_BV.numpy(), samplers, generated)
+    return choose_plainly(scores_BV, samplers, generated)
+
+
+def _choose_compiled(
+    scores_BV: npt.NDArray[np.float32],
+    samplers: Sequence[Sampler],
+    generated: Sequence[Sequence[int]],
+) -> list[int | None]:
+    """See `choose_tokens`; a row at a time, each thread some of them."""
+    from engine.serving import loops
+
+    count = len(samplers)
+    finite_B, tokens_B = np.empty(count, np.bool_), np.zeros(count, np.int64)
+    heat_B, top_p_B, chance_B = np.zeros(count, np.float32), np.zeros(count), np.zeros(count)
+    loops.finite_rows(scores_BV, finite_B)
+    for row, (sampler, held) in enumerate(zip(samplers, generated, strict=True)):
+        if not finite_B[row]:
+            tokens_B[row] = -1
+            continue
+        sampler.weigh(scores_BV[row], held)
+        heat_B[row], top_p_B[row] = sampler.sampling.temperature, sampler.sampling.top_p
+        if sampler.sampling.temperature > 0.0:
+            chance_B[row] = sampler.chance()
+    given = (scores_BV, heat_B, top_p_B, chance_B, tokens_B)
+    if count == 1:  # in this thread: a worker that was forked must not start others
+        loops.draw_some(*given, 0, 1)
+    else:
+        with POOL:
+            loops.draw_tokens(*given, min(use_threads(), count))
+    return [None if token < 0 else int(token) for token in tokens_B]
+
+
+def choose_plainly(
+    scores_BV: torch.Tensor, samplers: Sequence[Sampler], generated: Sequence[Sequence[int]]
+) -> list[int | None]:
+    """See `choose_tokens`; for scores in float32 on the CPU, which are overwritten."""
     finite, best, greedy = [], [], []
     for scores_V, sampler, held in zip(scores_BV.numpy(), samplers, generated, strict=True):
         finite.append(bool(np.isfinite(scores_V.max()) and np.isfinite(scores_V.min())))

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from engine.decode import Sampler, Sampling, choose_tokens
+from engine.decode import Sampler, Sampling, choose_plainly, choose_tokens
 from engine.errors import Busy, ModelError
 from engine.host import Event, Job, LineDone, LineSoFar, ModelHost, StateKnown, run_job
 from engine.model import LanguageModel
@@ -815,6 +815,26 @@ def test_a_rows_choice_is_the_same_alone_and_among_others(seed, heat, top_p, oth
         for row, sampler in enumerate(samplers())
     ]
     assert choose_tokens(logits_BV, samplers(), held) == alone
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.5, 3.0, 12.0])
+@pytest.mark.parametrize(("heat", "top_p"), [(0.0, 0.9), (0.7, 0.9), (1.5, 1.0), (0.3, 0.01)])
+def test_compiled_loops_choose_the_tokens_that_plain_operators_choose(spread, heat, top_p):
+    pytest.importorskip("engine.serving.loops")
+    draw = torch.Generator().manual_seed(4)
+    logits_BV = torch.randn(40, 3001, generator=draw) * spread
+    logits_BV[7, 100], logits_BV[9, 5], logits_BV[11, 8] = float("nan"), -torch.inf, torch.inf
+    sampling = replace(SAMPLING, temperature=heat, top_p=top_p)
+    suppressed = [*range(3), *logits_BV[20].topk(5).indices.tolist()]
+    held = [list(range(row, row + 9)) for row in range(40)]
+
+    def samplers() -> list[Sampler]:
+        return [Sampler(replace(sampling, seed=row), suppressed) for row in range(40)]
+
+    found = choose_tokens(logits_BV, samplers(), held)
+    assert found == choose_plainly(logits_BV.clone(), samplers(), held)
+    assert [row for row, token in enumerate(found) if token is None] == [7, 9, 11]
+    assert not set(suppressed) & set(found)
 
 
 # --- which weights decode ------------------------------------------------------------------------

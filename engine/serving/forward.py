@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from engine.serving.products import POOL
+from engine.serving.products import POOL, use_threads
 from engine.serving.weights import DecoderWeights
 
 if TYPE_CHECKING:
@@ -66,11 +66,7 @@ class CompiledForward:
 
     def start(self, ids_N: torch.Tensor) -> tuple[Array, int]:
         """Return the ids' rows in float32, (N, H), and into how many parts loops are cut."""
-        import numba
-
-        parts = min(torch.get_num_threads(), int(vars(numba.config)["NUMBA_NUM_THREADS"]))
-        numba.set_num_threads(parts)
-        return F.embedding(ids_N, self.weights.embedding_VH).float().numpy(), parts
+        return F.embedding(ids_N, self.weights.embedding_VH).float().numpy(), use_threads()
 
     def run(
         self, ids_N: torch.Tensor, attend: Attend, *, tap: int = 0

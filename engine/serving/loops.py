@@ -211,6 +211,139 @@ def _exp(x: Any) -> Any:
     return series * _power_of_two(np.int32(whole))
 
 
+# --- choosing tokens -----------------------------------------------------------------------------
+
+# Tokens of at most so small a share of the likeliest one's probability are left out of a nucleus first.
+# The last one is just above what `_exp` makes of tokens that are never to be chosen.
+_LAST_FLOOR = np.float32(1e-37)
+_FLOORS = (np.float32(1e-2), np.float32(1e-4), _LAST_FLOOR)
+_NOT_FINITE = np.int32(0x7F800000)
+
+
+@_loop
+def _is_finite(x_K: Array) -> bool:
+    """Tell whether all numbers are; by their bits, since these loops are compiled as if all were."""
+    bits_K = x_K.view(np.int32)
+    largest = np.int32(0)
+    for k in range(bits_K.shape[0]):
+        largest = max(largest, np.int32(bits_K[k] & _SIZE))
+    return bool(largest < _NOT_FINITE)
+
+
+@_loop
+def _likely(weight_V: Array, floor: Any, most: int, likely_L: Array) -> int:
+    """Write which tokens weigh more than `floor`, the first `most`; return how many there are."""
+    found = 0
+    for start in range(0, weight_V.shape[0], 64):
+        some = weight_V[start : start + 64]
+        if _largest_size(some) > floor:
+            for k in range(some.shape[0]):
+                if some[k] > floor:
+                    if found < most:
+                        likely_L[found] = start + k
+                    found += 1
+    return found
+
+
+@_loop
+def _total(weight_V: Array) -> Any:
+    """Return the sum: in float32 of a few, of those in float64."""
+    total = np.float64(0)
+    for start in range(0, weight_V.shape[0], 64):
+        some, part = weight_V[start : start + 64], np.float32(0)
+        for k in range(some.shape[0]):
+            part += some[k]
+        total += np.float64(part)
+    return total
+
+
+@_loop
+def _draw(scores_V: Array, heat: Any, top_p: Any, chance: Any) -> int:
+    """Draw from the nucleus by inverting the distribution; the scores become weights."""
+    best = _largest(scores_V)
+    heat = np.float32(1) / heat
+    for k in range(scores_V.shape[0]):
+        scores_V[k] = _exp((scores_V[k] - best) * heat)
+    wanted = top_p * _total(scores_V)
+    # Sorting the vocabulary takes longer than a small model's step; few nuclei need it.
+    likely_L = np.empty(1024, np.int64)
+    for floor in _FLOORS:
+        count = _likely(scores_V, floor, len(likely_L), likely_L)
+        if count > len(likely_L):
+            likely_L = np.empty(count, np.int64)
+            _likely(scores_V, floor, count, likely_L)
+        weights_L = scores_V[likely_L[:count]]
+        held = np.float64(0)
+        for k in range(count):
+            held += np.float64(weights_L[k])
+        if held >= wanted or floor == _LAST_FLOOR:
+            break
+    order_L = np.argsort(-weights_L, kind="mergesort")  # of equals the first one first
+    reached, size = np.float64(0), 0
+    while size < count:
+        reached += np.float64(weights_L[order_L[size]])
+        size += 1
+        if reached >= wanted:
+            break
+    mass, passed = reached * chance, np.float64(0)
+    for k in range(size):
+        passed += np.float64(weights_L[order_L[k]])
+        if passed > mass:
+            return int(likely_L[order_L[k]])
+    return int(likely_L[order_L[size - 1]])
+
+
+@_loop
+def finite_rows(scores_BV: Array, finite_B: Array) -> None:
+    """Write which rows hold finite numbers alone."""
+    for b in range(len(finite_B)):
+        finite_B[b] = _is_finite(scores_BV[b])
+
+
+@_loop
+def draw_some(
+    scores_BV: Array,
+    heat_B: Array,
+    top_p_B: Array,
+    chance_B: Array,
+    tokens_B: Array,
+    first: int,
+    last: int,
+) -> None:
+    """See `draw_tokens`; for some of the rows, in the thread that calls."""
+    for b in range(first, last):
+        if tokens_B[b] >= 0:
+            if heat_B[b] > np.float32(0):
+                tokens_B[b] = _draw(scores_BV[b], heat_B[b], top_p_B[b], chance_B[b])
+            else:
+                tokens_B[b] = np.argmax(scores_BV[b])
+
+
+@_parallel
+def draw_tokens(
+    scores_BV: Array,
+    heat_B: Array,
+    top_p_B: Array,
+    chance_B: Array,
+    tokens_B: Array,
+    parts: int,
+) -> None:
+    """Write a token for each row of scores: the likeliest one, or one drawn from the nucleus.
+
+    Args:
+        scores_BV: float32, finite; overwritten.
+        heat_B: temperatures, float32; at 0 the likeliest one is taken.
+        top_p_B: what share of the probability a nucleus holds.
+        chance_B: a number from 0 to 1 a row, the only thing that is random.
+        tokens_B: is written; rows of less than 0 are left out.
+        parts: pieces of a parallel loop.
+    """
+    count = len(tokens_B)
+    for part in prange(parts):
+        first, last = part * count // parts, (part + 1) * count // parts
+        draw_some(scores_BV, heat_B, top_p_B, chance_B, tokens_B, first, last)
+
+
 # --- one line after the other --------------------------------------------------------------------
 
 

@@ -10,8 +10,10 @@ Takes matrices, gives functions. Knows nothing of layers.
 
 from __future__ import annotations
 
+import importlib
 import threading
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -53,14 +55,31 @@ def packed_product(weight_NK: torch.Tensor, bias_N: torch.Tensor | None) -> Mult
     return lambda rows: multiply(rows, packed, bias_N, "none", [], "")
 
 
+@lru_cache(maxsize=1)
+def have_loops() -> bool:
+    """Tell whether loops can be compiled for this processor."""
+    try:
+        importlib.import_module("engine.serving.loops")
+    except ImportError:
+        return False
+    return True
+
+
+def use_threads() -> int:
+    """Set how many threads the loops of this thread use, as many as torch does; return it."""
+    import numba
+
+    parts = min(torch.get_num_threads(), int(vars(numba.config)["NUMBA_NUM_THREADS"]))
+    numba.set_num_threads(parts)
+    return parts
+
+
 def int16_serves(weight: torch.Tensor) -> bool:
     """Tell whether whole numbers are worth it here: float32 on a CPU that adds products in pairs."""
-    if weight.device.type != "cpu" or weight.dtype is not torch.float32:
+    if weight.device.type != "cpu" or weight.dtype is not torch.float32 or not have_loops():
         return False
-    try:
-        from engine.serving import loops
-    except ImportError:  # no Numba for this processor
-        return False
+    from engine.serving import loops
+
     return loops.pairs_products()
 
 
@@ -73,8 +92,6 @@ def int16_product(weight_NK: torch.Tensor, bias_N: torch.Tensor | None) -> Multi
     Raises:
         ImportError: there is no Numba for this processor.
     """
-    import numba
-
     from engine.serving import loops  # compiled at a first call, and only where it serves
 
     whole_NK, scale = quantise_rows([weight_NK], loops.MATRIX_MOST)
@@ -88,8 +105,7 @@ def int16_product(weight_NK: torch.Tensor, bias_N: torch.Tensor | None) -> Multi
         count = len(given_BK)
         found = torch.empty(count, len(scale_N))
         with POOL:
-            parts = min(torch.get_num_threads(), int(vars(numba.config)["NUMBA_NUM_THREADS"]))
-            numba.set_num_threads(parts)
+            parts = use_threads()
             loops.product_int16(
                 given_BK,
                 panels,

@@ -110,8 +110,8 @@ def _turns(corpus: Corpus, model: LanguageModel, count: int) -> Turns:
     return Turns(prompts, permitted, meanings, [corpus.judged[at].facts for at in chosen])
 
 
-def measure(count: int) -> Mapping[str, Mapping[str, float]]:
-    """Return, for each precision, how the shipped bundle's readings differ from fp32."""
+def measure(count: int, only: str = "") -> Mapping[str, Mapping[str, float]]:
+    """Return, for each precision whose name holds `only`, how readings differ from fp32."""
     settings = load_settings()
     bundle, base = find_bundle(settings.bundle), resolve_base(None, settings.model_cache)
     embedder = SentenceEmbedder(resolve_embedder(settings.embedder or None))
@@ -143,6 +143,8 @@ def measure(count: int) -> Mapping[str, Mapping[str, float]]:
     }
     found = {}
     for name, read in ways.items():
+        if only not in name:
+            continue
         sys.stderr.write(f"reading {len(turns.prompts)} turns: {name}\n")
         found[name] = differences(reference, read(), turns.permitted)
     return found
@@ -153,8 +155,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.precision", description=__doc__)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--turns", type=int, default=64, help="how many turns are read")
+    parser.add_argument("--only", default="", help="a part of a precision's name, such as int16")
     options = parser.parse_args()
-    found = measure(options.turns)
+    found = measure(options.turns, options.only)
     text = json.dumps(found, indent=1) if options.json else _table(found)
     sys.stdout.write(f"{text}\n")
 
