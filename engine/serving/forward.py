@@ -52,8 +52,8 @@ class CompiledForward:
             raise ValueError("compiled loops are for float32 or bfloat16 on a CPU")
         from engine.serving import loops  # compiled at a first call, and only where it serves
 
-        if head_dim % loops.HEAD_LANES:
-            raise ValueError(f"compiled loops are for heads of a multiple of {loops.HEAD_LANES}")
+        if head_dim % loops.HEAD_STEP:
+            raise ValueError(f"compiled loops are for heads of a multiple of {loops.HEAD_STEP}")
         self.loops = loops
         self.weights = weights
         self.dtype = held.dtype

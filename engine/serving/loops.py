@@ -487,6 +487,23 @@ def _keep(
                 values_D[d] = _pack(_load(joined_BN[b, start + d]), keys_D[d])
 
 
+def _pairing() -> tuple[int, str, str]:
+    """Return how many products this processor adds in pairs at once, and by which instruction.
+
+    The second one adds them to a total as well, where there is such a one.
+    """
+    features = binding.get_host_cpu_features()
+    if features.get("avx512bw"):
+        fused = "llvm.x86.avx512.vpdpwssd.512" if features.get("avx512vnni") else ""
+        return 32, "llvm.x86.avx512.pmaddw.d.512", fused
+    if features.get("avx2"):
+        return 16, "llvm.x86.avx2.pmadd.wd", ""
+    return 8, "", ""
+
+
+_CHUNK, _PAIRING, _FUSED = _pairing()
+
+
 # How far ahead memory is fetched, in bytes: a processor's own guess ends at a page, and without this
 # a product of one line waits for its matrix a third of the time.
 _AHEAD = 4608
@@ -503,8 +520,12 @@ def _fetch(builder: Any, there: Any) -> None:
     builder.call(fetch, [ahead, *(ir.Constant(lane, value) for value in (0, 2, 1))])
 
 
-# Numbers of a head that are read at once; a head's width is a multiple of it.
-HEAD_LANES = 16
+# A head's width is a multiple of it.
+HEAD_STEP = 16
+# Numbers of a head that are read at once: as many as a register of this processor holds.
+HEAD_LANES = 8 if _CHUNK == 16 else 16
+# Keys that are multiplied at once: a query's numbers are loaded once for all of them.
+_TOKENS = 4
 # Query heads that share what is read of the keys and values.
 _HEADS = 4
 
@@ -572,6 +593,7 @@ def _scores(heads: int) -> Any:
             kinds = signature.args
             query, keys, scores = _arrays(context, builder, signature, args, (0, 1, 3))
             word, number = ir.IntType(64), ir.FloatType()
+            size = kinds[1].dtype.bitwidth // 8
             floats = ir.VectorType(number, HEAD_LANES)
             width = builder.extract_value(query.shape, 1)
             row = _row_of(builder, scores)
@@ -586,19 +608,29 @@ def _scores(heads: int) -> Any:
                 for _ in range(heads)
             ]
 
-            def multiply(token: Any, at: int) -> None:
-                """Put each query's products with a token's key, by lane, into its total `at`."""
-                key = builder.gep(keys.data, [builder.mul(token, width)])
+            def multiply(token: Any, at: int, count: int) -> None:
+                """Put each query's products with some tokens' keys, by lane, into totals from `at`."""
+                starts = [
+                    builder.gep(
+                        keys.data, [builder.mul(builder.add(token, ir.Constant(word, more)), width)]
+                    )
+                    for more in range(count)
+                ]
                 for own in totals:
-                    builder.store(zeros, own[at])
+                    for total in own[at : at + count]:
+                        builder.store(zeros, total)
                 with cgutils.for_range(builder, builder.udiv(width, lanes)) as chunk:
                     place = builder.mul(chunk.index, lanes)
-                    _fetch(builder, builder.gep(key, [place]))
-                    held = _floats(builder, key, place, kinds[1])
+                    # The keys lie one behind the other, so a round fetches as much as it reads.
+                    ahead = builder.gep(starts[0], [builder.mul(place, ir.Constant(word, count))])
+                    for line in range(0, count * HEAD_LANES * size, 64):
+                        _fetch(builder, builder.gep(ahead, [ir.Constant(word, line // size)]))
+                    held = [_floats(builder, key, place, kinds[1]) for key in starts]
                     for head, own in enumerate(totals):
                         there = builder.add(builder.mul(width, ir.Constant(word, head)), place)
                         asked = _floats(builder, query.data, there, kinds[0])
-                        builder.store(_fused(builder, asked, held, builder.load(own[at])), own[at])
+                        for key, total in zip(held, own[at : at + count], strict=True):
+                            builder.store(_fused(builder, asked, key, builder.load(total)), total)
 
             def place_of(head: int, token: Any) -> Any:
                 there = builder.add(builder.mul(row, ir.Constant(word, head)), token)
@@ -607,8 +639,8 @@ def _scores(heads: int) -> Any:
             whole = builder.udiv(args[2], lanes)
             with cgutils.for_range(builder, whole) as block:
                 first = builder.mul(block.index, lanes)
-                for at in range(HEAD_LANES):
-                    multiply(builder.add(first, ir.Constant(word, at)), at)
+                for at in range(0, HEAD_LANES, _TOKENS):
+                    multiply(builder.add(first, ir.Constant(word, at)), at, _TOKENS)
                 for head, own in enumerate(totals):
                     found = _sums(builder, [builder.load(total) for total in own])
                     place = builder.bitcast(place_of(head, first), floats.as_pointer())
@@ -616,7 +648,7 @@ def _scores(heads: int) -> Any:
             done = builder.mul(whole, lanes)
             with cgutils.for_range(builder, builder.sub(args[2], done)) as rest:
                 token = builder.add(done, rest.index)
-                multiply(token, 0)
+                multiply(token, 0, 1)
                 for head, own in enumerate(totals):
                     given = [ir.Constant(number, 0.0), builder.load(own[0])]
                     value = builder.call(reduce, given, fastmath=("fast",))
@@ -843,23 +875,6 @@ def gate(gate_up_BJ: Array, out_BI: Array, parts: int) -> None:
 
 # Rows and vectors are padded to a multiple of so many numbers.
 LANES = 64
-
-
-def _pairing() -> tuple[int, str, str]:
-    """Return how many products this processor adds in pairs at once, and by which instruction.
-
-    The second one adds them to a total as well, where there is such a one.
-    """
-    features = binding.get_host_cpu_features()
-    if features.get("avx512bw"):
-        fused = "llvm.x86.avx512.vpdpwssd.512" if features.get("avx512vnni") else ""
-        return 32, "llvm.x86.avx512.pmaddw.d.512", fused
-    if features.get("avx2"):
-        return 16, "llvm.x86.avx2.pmadd.wd", ""
-    return 8, "", ""
-
-
-_CHUNK, _PAIRING, _FUSED = _pairing()
 
 
 def _add_pairs(builder: Any, one: Any, other: Any, total: Any) -> Any:
