@@ -26,6 +26,7 @@ from engine.host import Event, Job, LineDone, LineSoFar, ModelHost, StateKnown, 
 from engine.model import LanguageModel
 from engine.serving.batch import BatchHost, BatchLimits
 from engine.serving.caches import BatchCache, RowCache
+from engine.serving.forward import Tap
 from engine.serving.lean import LeanDecoder, why_not_lean
 from engine.serving.products import int16_product, quantise_rows
 from engine.serving.prompts import Found, PromptCache, common_length
@@ -127,11 +128,17 @@ def test_lean_forward_equals_the_librarys_at_every_split(kind, head_dim):
     output = model(input_ids=ids_T[None], output_hidden_states=True)
     for split in range(1, 24):
         cache = RowCache(decoder.shape, 24, decoder.dtype)
-        first, _ = feed(decoder, cache, ids_T[:split])
-        last, tapped = feed(decoder, cache, ids_T[split:], tap=2)
+        shown: list[torch.Tensor] = []
+        first = feed(decoder, cache, ids_T[:split])
+        tap = Tap(2, lambda seen, shown=shown: shown.append(seen.clone()))
+        last = feed(decoder, cache, ids_T[split:], tap=tap)
         logits = torch.cat([decoder.logits(first), decoder.logits(last)])
         assert torch.allclose(logits, output.logits[0], atol=1e-3)
-        assert torch.allclose(tapped, output.hidden_states[2][0, split:], atol=1e-4)
+        assert len(shown) == 1
+        again = RowCache(decoder.shape, 24, decoder.dtype)
+        assert feed(decoder, again, ids_T[:split], keeper=again) is None
+        assert torch.allclose(again.data[:, :, :, :split], cache.data[:, :, :, :split], atol=1e-5)
+        assert torch.allclose(shown[0], output.hidden_states[2][0, split:], atol=1e-4)
 
 
 @BOTH
@@ -153,7 +160,7 @@ def test_decoding_in_a_batch_equals_decoding_alone_whatever_the_neighbours(kind)
         for at in range(20, 30):
             step = torch.cat([torch.randint(3, 200, (others,)), ids_T[at : at + 1]])
             positions = batch.begin()
-            hidden, _ = decoder.forward(step, positions, batch)
+            hidden = decoder.forward(step, positions, batch)
             batch.finish()
             assert torch.allclose(decoder.logits(hidden)[-1], expected[at], atol=1e-3)
 
@@ -173,7 +180,7 @@ def test_sequences_keep_their_own_when_others_leave_and_the_batch_grows():
     order = [0, 3, 2]
     for at in (10, 11):
         positions = batch.begin()
-        hidden, _ = decoder.forward(rows[order, at], positions, batch)
+        hidden = decoder.forward(rows[order, at], positions, batch)
         batch.finish()
         assert torch.allclose(decoder.logits(hidden), expected[order, at], atol=1e-3)
     for _ in order:
@@ -921,11 +928,11 @@ def test_a_prompt_in_int16_is_nearer_to_exact_than_in_bf16_however_it_is_cut(mon
     exact, decoder = make_decoder(model, "float", room=8), make_decoder(model, "int16", room=8)
     ids_T = torch.randint(3, 200, (50,), generator=torch.Generator().manual_seed(2))
     caches = [RowCache(decoder.shape, 50, decoder.dtype) for _ in range(3)]
-    expected, _ = feed(exact, caches[0], ids_T)
-    whole, _ = feed(decoder, caches[1], ids_T)
-    parts = [feed(decoder, caches[2], some)[0] for some in (ids_T[:7], ids_T[7:8], ids_T[8:])]
+    expected = feed(exact, caches[0], ids_T)
+    whole = feed(decoder, caches[1], ids_T)
+    parts = [feed(decoder, caches[2], some) for some in (ids_T[:7], ids_T[7:8], ids_T[8:])]
     half = LeanDecoder(copy.deepcopy(model.model).bfloat16(), 60)
-    rough, _ = feed(half, RowCache(half.shape, 50, half.dtype), ids_T)
+    rough = feed(half, RowCache(half.shape, 50, half.dtype), ids_T)
     *errors, usual = (
         (one - expected).square().mean().sqrt() for one in (whole, torch.cat(parts), rough.float())
     )

@@ -29,12 +29,13 @@ from typing import Any
 import torch
 
 from engine.compute import disown, own
-from engine.decision import decide
+from engine.decision import Decision, decide
 from engine.decode import Sampler, TextStream, choose_tokens, stops_line
 from engine.errors import Busy, EngineError, ModelError
 from engine.host import Event, Job, Line, LineDone, StateKnown, line_start, ms_since
 from engine.model import LanguageModel
 from engine.serving.caches import RowCache
+from engine.serving.forward import Tap
 from engine.serving.lean import LeanDecoder
 from engine.serving.prompts import PromptCache
 from engine.serving.steps import Entry, Steps, make_steps
@@ -73,7 +74,7 @@ class _Turn:
     events: queue.SimpleQueue[Event | EngineError | None] = field(default_factory=queue.SimpleQueue)
     cancelled: bool = False
     cache: RowCache | None = None
-    hidden_1H: torch.Tensor | None = None
+    decision: Decision | None = None
     suffix: tuple[int, ...] = ()
     generated: list[int] = field(default_factory=list)
 
@@ -281,44 +282,53 @@ class BatchHost:
         # A slice ends where the constant part does, so that this can be kept by itself.
         border = job.prefix if start < job.prefix else len(job.ids)
         end = min(start + self.limits.slice, border)
-        tap = self._layer if self._layer != FINAL_NORM else 0
-        last_TH, tapped_TH = self._feed(job.ids[start:end], cache, tap=tap)
-        if self._state_id in job.ids[start:end]:
-            at = job.ids.index(self._state_id) - start
-            read_TH = last_TH if tapped_TH is None else tapped_TH
-            turn.hidden_1H = read_TH[at : at + 1].float().cpu()
+        at = job.ids.index(self._state_id) - start
+        holds = 0 <= at < end - start
+
+        def show(read_TH: torch.Tensor) -> None:
+            self._tell_state(turn, read_TH[at : at + 1].float().cpu())
+
+        # The state is known where its layer is, before the pass comes to its end.
+        tap = Tap(self._layer, show) if holds and self._layer != FINAL_NORM else None
+        ends = holds and self._layer == FINAL_NORM
+        last_TH = self._feed(job.ids[start:end], cache, tap, ends=ends)
+        if last_TH is not None:
+            show(last_TH)
         if end == job.prefix:
             self.prompts.keep_shared(job.ids[:end], cache.data)
             turn.cache = cache = self._row(len(job.ids) - end, behind=cache.data)
         if end == len(job.ids):
-            self._know_state(turn, cache)
+            self._end_prompt(turn, cache)
 
-    def _know_state(self, turn: _Turn, cache: RowCache) -> None:
+    def _tell_state(self, turn: _Turn, hidden_1H: torch.Tensor) -> None:
         job = turn.job
-        if turn.hidden_1H is None:
-            raise ModelError("the model failed while it read the prompt: <STATE> was not read")
+        reading = self.model.read_heads(hidden_1H, job.meaning, job.facts)
+        turn.decision = decide(reading, job.plan.rules) if job.plan else None
+        turn.events.put(StateKnown(reading, turn.decision, ms_since(turn.started)))
+        turn.started = time.perf_counter()
+
+    def _end_prompt(self, turn: _Turn, cache: RowCache) -> None:
+        job = turn.job
         if job.prefix and job.session:
             # The line goes on in a longer cache, so that this one may be kept as it is.
             shared, rest = job.ids[: job.prefix], job.ids[job.prefix :]
             self.prompts.keep_own(shared, rest, job.session, cache.data)
-        reading = self.model.read_heads(turn.hidden_1H, job.meaning, job.facts)
-        decision = decide(reading, job.plan.rules) if job.plan else None
-        turn.events.put(StateKnown(reading, decision, ms_since(turn.started)))
-        turn.started = time.perf_counter()
         self._reading = None
         if job.write:
-            turn.suffix = line_start(self.model.encoder, job, decision)
+            turn.suffix = line_start(self.model.encoder, job, turn.decision)
             cache.grow(cache.length + len(turn.suffix) + job.sampling.max_new_tokens)
         else:
             turn.events.put(None)
             turn.cache = None
 
     def _feed(
-        self, ids: Sequence[int], cache: RowCache, *, tap: int = 0
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        self, ids: Sequence[int], cache: RowCache, tap: Tap | None, *, ends: bool
+    ) -> torch.Tensor | None:
         positions = cache.begin(len(ids))
         given = torch.tensor(list(ids), device=self.decoder.device)
-        outputs = self.decoder.forward(given, positions, cache, tap=tap)
+        outputs = self.decoder.forward(
+            given, positions, cache, tap=tap, keeper=None if ends else cache
+        )
         cache.finish(len(ids))
         return outputs
 

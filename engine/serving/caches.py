@@ -105,13 +105,10 @@ class RowCache:
         self, layer: int, query_NHD: torch.Tensor, key_NHD: torch.Tensor, value_NHD: torch.Tensor
     ) -> torch.Tensor:
         """See `Attention`: the N rows are the next ids of this sequence."""
+        self.keep(layer, key_NHD, value_NHD)
         count = query_NHD.shape[0]
-        start = self.length - self.border
-        end = start + count
-        keys, values = self.data[layer, 0], self.data[layer, 1]
-        keys[:, start:end].copy_(key_NHD.transpose(0, 1))
-        values[:, start:end].copy_(value_NHD.transpose(0, 1))
-        keys, values = keys[:, :end], values[:, :end]
+        end = self.length - self.border + count
+        keys, values = self.data[layer, 0, :, :end], self.data[layer, 1, :, :end]
         if self.shared is not None:
             keys = torch.cat([self.shared[layer, 0], keys], dim=1)
             values = torch.cat([self.shared[layer, 1], values], dim=1)
@@ -122,6 +119,13 @@ class RowCache:
         read = F.scaled_dot_product_attention(query, keys[None], values[None], attn_mask=self._mask)
         read = read.view(shape.kv_heads, shape.groups, count, shape.head_dim)
         return read.permute(2, 0, 1, 3).reshape(count, -1)
+
+    def keep(self, layer: int, key_NHD: torch.Tensor, value_NHD: torch.Tensor) -> None:
+        """See `Attention`."""
+        start = self.length - self.border
+        end = start + key_NHD.shape[0]
+        self.data[layer, 0, :, start:end].copy_(key_NHD.transpose(0, 1))
+        self.data[layer, 1, :, start:end].copy_(value_NHD.transpose(0, 1))
 
 
 class Batch(Protocol):

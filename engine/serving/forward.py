@@ -8,6 +8,7 @@ when a line is written. The residual stream is float32 whatever the model's type
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,8 +22,16 @@ if TYPE_CHECKING:
     from engine.serving.loops import Array
 
 # Takes a layer's index and its joined queries, keys and values, (N, ·), not rotated; returns what the
-# queries read, (N, Q).
-Attend = Callable[[int, torch.Tensor], torch.Tensor]
+# queries read, (N, Q), or None where nobody wants to know.
+Attend = Callable[[int, torch.Tensor], "torch.Tensor | None"]
+
+
+@dataclass(frozen=True)
+class Tap:
+    """Whom to show a layer's output to, (N, H), while the pass goes on. Layers are counted from 1."""
+
+    layer: int
+    show: Callable[[torch.Tensor], None]
 
 
 class CompiledForward:
@@ -69,32 +78,34 @@ class CompiledForward:
         return F.embedding(ids_N, self.weights.embedding_VH).float().numpy(), use_threads()
 
     def run(
-        self, ids_N: torch.Tensor, attend: Attend, *, tap: int = 0
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Feed N ids; see `LeanDecoder.forward` for what is returned, `Attend` for `attend`."""
+        self, ids_N: torch.Tensor, attend: Attend, *, tap: Tap | None = None
+    ) -> torch.Tensor | None:
+        """Feed N ids and return the last norm's output; None as soon as `attend` returns it."""
         loops, eps = self.loops, self.eps
         with POOL:
             hidden_NH, parts = self.start(ids_N)
             normed = torch.empty(hidden_NH.shape, dtype=self.dtype)
             normed_NH = bits_of(normed)
             added = torch.zeros(hidden_NH.shape, dtype=self.dtype)
-            tapped = None
             for index, (layer, norms) in enumerate(
                 zip(self.weights.layers, self._norms, strict=True)
             ):
                 loops.add_and_norm(hidden_NH, bits_of(added), norms[0], eps, normed_NH, parts)
-                if index and index == tap:
-                    tapped = torch.from_numpy(hidden_NH.copy())
-                added = layer.output(attend(index, layer.query_key_value(normed)))
+                if tap and index == tap.layer:
+                    tap.show(torch.from_numpy(hidden_NH))
+                read = attend(index, layer.query_key_value(normed))
+                if read is None:
+                    return None
+                added = layer.output(read)
                 loops.add_and_norm(hidden_NH, bits_of(added), norms[1], eps, normed_NH, parts)
                 gate_up = layer.gate_up(normed)
                 inner = gate_up.new_empty(len(gate_up), gate_up.shape[1] // 2)
                 loops.gate(bits_of(gate_up), bits_of(inner), parts)
                 added = layer.down(inner)
             loops.add_and_norm(hidden_NH, bits_of(added), self._norm_H, eps, normed_NH, parts)
-            if tap and tap == len(self._norms):
-                tapped = torch.from_numpy(hidden_NH)
-        return normed, tapped
+            if tap and tap.layer == len(self._norms):
+                tap.show(torch.from_numpy(hidden_NH))
+        return normed
 
     def rotate(self, joined: torch.Tensor, positions: Array, heads: int) -> None:
         """Rotate the first `heads` heads of each row in place, (N, ·), by the rows' positions."""

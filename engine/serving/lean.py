@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch.nn import functional as F
 
-from engine.serving.forward import CompiledForward
+from engine.serving.forward import CompiledForward, Tap
 from engine.serving.weights import gather_weights
 
 logger = logging.getLogger(__name__)
@@ -31,6 +31,13 @@ class Attention(Protocol):
         self, layer: int, query_NHD: torch.Tensor, key_NHD: torch.Tensor, value_NHD: torch.Tensor
     ) -> torch.Tensor:
         """Take in a layer's new keys and values, and return what its queries read, (N, H·D)."""
+
+
+class Keeper(Protocol):
+    """Keys and values that nobody attends to in this pass."""
+
+    def keep(self, layer: int, key_NHD: torch.Tensor, value_NHD: torch.Tensor) -> None:
+        """Take in a layer's new keys and values."""
 
 
 @dataclass(frozen=True)
@@ -113,21 +120,23 @@ class LeanDecoder:
         positions_N: torch.Tensor,
         attention: Attention,
         *,
-        tap: int = 0,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        tap: Tap | None = None,
+        keeper: Keeper | None = None,
+    ) -> torch.Tensor | None:
         """Feed N ids.
 
         Args:
             ids_N: ids.
             positions_N: their places in their sequences.
             attention: the caches behind them; it grows by these rows.
-            tap: a layer, from 1, whose output is returned as well; 0: none.
+            tap: whom to show a layer's output to.
+            keeper: takes the last layer's keys and values, where these are all that is wanted of it.
 
         Returns:
-            The last norm's output, (N, H), and the tapped layer's, (N, H).
+            The last norm's output, (N, H); None where there is a keeper.
         """
         if self.compiled:
-            return self._forward_compiled(self.compiled, ids_N, positions_N, attention, tap)
+            return self._forward_compiled(self.compiled, ids_N, positions_N, attention, tap, keeper)
         weights = self.weights
         shape, eps, width = self.shape, self._eps, (self.hidden_size,)
         queries = shape.kv_heads * shape.groups
@@ -135,14 +144,16 @@ class LeanDecoder:
         half = shape.head_dim // 2
         cos_N1D, sin_N1D = self._cos_T1D[positions_N], self._sin_T1D[positions_N]
         hidden_NH = F.embedding(ids_N, weights.embedding_VH)
-        count = hidden_NH.shape[0]
-        tapped = None
+        count, final = hidden_NH.shape[0], len(weights.layers) - 1
         for index, layer in enumerate(weights.layers):
             normed_NH = F.rms_norm(hidden_NH, width, layer.attention_norm_H, eps)
             joined = layer.query_key_value(normed_NH).view(count, heads, shape.head_dim)
             turning = joined[:, :rotated]
             swapped = torch.cat((turning[..., half:], turning[..., :half]), dim=-1)
             turned = torch.addcmul(turning * cos_N1D, swapped, sin_N1D)
+            if index == final and keeper:
+                keeper.keep(index, turned[:, queries:], joined[:, rotated:])
+                return None
             read = attention.attend(
                 index, turned[:, :queries], turned[:, queries:], joined[:, rotated:]
             )
@@ -150,9 +161,9 @@ class LeanDecoder:
             normed_NH = F.rms_norm(hidden_NH, width, layer.mlp_norm_H, eps)
             gate, up = layer.gate_up(normed_NH).chunk(2, dim=-1)
             hidden_NH = hidden_NH + layer.down(F.silu(gate) * up)
-            if index + 1 == tap:
-                tapped = hidden_NH
-        return F.rms_norm(hidden_NH, width, weights.norm_H, eps), tapped
+            if tap and index + 1 == tap.layer:
+                tap.show(hidden_NH)
+        return F.rms_norm(hidden_NH, width, weights.norm_H, eps)
 
     def _forward_compiled(
         self,
@@ -160,18 +171,23 @@ class LeanDecoder:
         ids_N: torch.Tensor,
         positions_N: torch.Tensor,
         attention: Attention,
-        tap: int,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        tap: Tap | None,
+        keeper: Keeper | None,
+    ) -> torch.Tensor | None:
         shape, positions = self.shape, positions_N.numpy()
         queries = shape.kv_heads * shape.groups
         rotated, heads = queries + shape.kv_heads, queries + 2 * shape.kv_heads
 
-        def attend(index: int, joined: torch.Tensor) -> torch.Tensor:
+        final = shape.layers - 1
+
+        def attend(index: int, joined: torch.Tensor) -> torch.Tensor | None:
             compiled.rotate(joined, positions, rotated)
             parts = joined.view(len(joined), heads, shape.head_dim)
-            return attention.attend(
-                index, parts[:, :queries], parts[:, queries:rotated], parts[:, rotated:]
-            )
+            key_NHD, value_NHD = parts[:, queries:rotated], parts[:, rotated:]
+            if index == final and keeper:
+                keeper.keep(index, key_NHD, value_NHD)
+                return None
+            return attention.attend(index, parts[:, :queries], key_NHD, value_NHD)
 
         return compiled.run(ids_N, attend, tap=tap)
 

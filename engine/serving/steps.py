@@ -128,7 +128,8 @@ class TorchStep:
         """See `Step`."""
         positions = torch.cat([batch.begin(), *_begin(entries)])
         attention = Together(batch, [(one.row, len(one.ids)) for one in entries])
-        hidden_NH, _ = self._decoder.forward(_fed(ids_B, entries), positions, attention)
+        hidden_NH = self._decoder.forward(_fed(ids_B, entries), positions, attention)
+        assert hidden_NH is not None  # the last norm's output is wanted
         batch.finish()
         _finish(entries)
         return self._decoder.logits(hidden_NH[_ends(len(batch), entries)])
@@ -163,7 +164,8 @@ class WholeStep:
             )
             return read
 
-        hidden_NH, _ = compiled.run(ids_N, attend)
+        hidden_NH = compiled.run(ids_N, attend)
+        assert hidden_NH is not None  # `attend` always returns something
         batch.finish()
         _finish(entries)
         return self._decoder.logits(hidden_NH[_ends(len(batch), entries)])

@@ -187,7 +187,7 @@ def prefill_seconds(decoder: LeanDecoder, ids: tuple[int, ...], kept: int) -> fl
 
     def read() -> None:
         positions = cache.begin(len(ids))
-        decoder.forward(given, positions, cache)
+        decoder.forward(given, positions, cache, keeper=cache)  # as a prompt is read
 
     return best_seconds(read)
 
