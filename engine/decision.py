@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from engine.npc import DeltaPolicy, Range
+from engine.npc import DeltaPolicy, Range, Temper
 from engine.schema import Delta, FlagDetail, round3
 
 
@@ -16,6 +16,7 @@ from engine.schema import Delta, FlagDetail, round3
 class Reading:
     """What the heads read at <STATE>: delta in -1..1, calibrated probability and threshold a flag.
 
+    The deltas are those of an NPC of even temper.
     `acts` are the probabilities of the ways in which the player may treat the NPC (none where the
     bundle knows none), `bad_faith` how probable it is that the player deceives, and `bad_faith_limit`
     from where on that counts.
@@ -61,6 +62,7 @@ class Rules:
         spent: sum of the deltas granted so far in this stage.
         repeats: how often the player has said the same before.
         even_in_bad_faith: flags that fire though the player seems to deceive.
+        temper: the NPC's, which what is read of a turn is bent by.
     """
 
     verdicts: Mapping[str, Verdict]
@@ -70,6 +72,7 @@ class Rules:
     spent: Delta
     repeats: int = 0
     even_in_bad_faith: frozenset[str] = frozenset()
+    temper: Temper = field(default_factory=Temper)
 
 
 @dataclass(frozen=True)
@@ -91,8 +94,8 @@ def decide(reading: Reading, rules: Rules) -> Decision:
     """Decide every flag and the delta."""
     details = {flag: _flag_detail(flag, reading, rules) for flag in reading.probabilities}
     delta = Delta(
-        trust=bounded(reading.trust, rules, "trust"),
-        relationship=bounded(reading.relationship, rules, "relationship"),
+        trust=bounded(rules.temper.bent(reading.trust), rules, "trust"),
+        relationship=bounded(rules.temper.bent(reading.relationship), rules, "relationship"),
     )
     return Decision(
         delta=delta,

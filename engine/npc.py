@@ -199,6 +199,21 @@ class Forbidden(Value):
     reaction: ForbiddenReaction
 
 
+class Temper(Value):
+    """How readily an NPC gains trust and affection, and how readily it loses them; 1 is even.
+
+    What the model reads of a turn is multiplied by it, before the bounds of the stage. What an author
+    wrote into a turn or a reaction stays as it is.
+    """
+
+    gain: Annotated[float, BeforeValidator(number), Field(ge=0.5, le=1.5)] = 1.0
+    loss: Annotated[float, BeforeValidator(number), Field(ge=0.5, le=1.5)] = 1.0
+
+    def bent(self, value: float) -> float:
+        """Return a delta of an even temper as it is for this one."""
+        return value * (self.gain if value > 0 else self.loss)
+
+
 class NPC(Value):
     """One NPC in one language, as its file says it.
 
@@ -210,6 +225,7 @@ class NPC(Value):
     language: Language = "en"
     persona: Persona
     defaults: Defaults
+    temper: Temper = Temper()
     lore: Lines = ()
     stages: Annotated[dict[Name, Stage], Field(min_length=1, max_length=50)]
     forbidden: Annotated[tuple[Forbidden, ...], Field(max_length=50)] = ()
@@ -405,7 +421,14 @@ def _main_first(name: str) -> tuple[int, str]:
 
 
 def _check_agrees(main: NPC, other: NPC, name: str) -> None:
-    """Raise unless `other` has the stages, flags, conditions, values and `once` of `main`."""
+    """Raise unless `other` has temper, stages, flags, conditions, values and `once` of `main`."""
+    if main.temper != other.temper:
+        raise NPCFileError(
+            f"{name}: temper: must be gain {main.temper.gain:g} and loss {main.temper.loss:g}, as in "
+            "the main language",
+            path=name,
+            field="temper",
+        )
     if main.quest_stages != other.quest_stages:
         raise NPCFileError(
             f"{name}: stages: must be {', '.join(main.quest_stages)}, as in the main language",

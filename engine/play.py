@@ -142,6 +142,7 @@ class Turn:
             spent=state.spent,
             repeats=count_repeats(frame.utterance, state.said, encoder),
             even_in_bad_faith=open_in_bad_faith(npc, stage),
+            temper=npc.temper,
         )
         permitted = [flag for flag, verdict in verdicts.items() if verdict.permitted]
         prompt_npc = self._prompt_npc()

@@ -29,7 +29,7 @@ from engine.authoring import (
 from engine.authoring.containers import MOST_JSON
 from engine.authoring.template import free_id
 from engine.errors import InvalidRequest, NPCFileError, UnknownNPC
-from engine.npc import load_folder, parse_npc
+from engine.npc import Temper, load_folder, parse_npc
 from engine.ui.npc_form import FIELDS, form_values, with_form
 from tests.engines import (
     KEEPER,
@@ -328,4 +328,8 @@ def test_the_form_shows_and_writes_its_places_and_nothing_else() -> None:
     assert changed["persona"]["traits"] == ["shy", "brave"]
     assert data == keeper_data()
     assert form_values({"persona": 3, "lore": "x"})["lore"] == ""
+    assert "temper" not in with_form(new_npc("Mira"), form_values(new_npc("Mira")))
+    grudging = with_form(data, {**values, "gain": 0.7, "loss": 1.2})
+    assert parse_npc(grudging, path="form").temper == Temper(gain=0.7, loss=1.2)
+    assert form_values(grudging)["gain"] == 0.7
     parse_npc(with_form(new_npc("Mira"), form_values(new_npc("Mira"))), path="form")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.decision import Reading, Rules, Verdict, decide, moved
-from engine.npc import DeltaPolicy, Range
+from engine.npc import DeltaPolicy, Range, Temper
 from engine.schema import FLAGS, Delta
 
 PERMITTED = Verdict(True)
@@ -133,6 +133,14 @@ def test_gain_shrinks_each_time_the_same_is_said(repeats: int, expected: float) 
 @pytest.mark.parametrize("repeats", [0, 1, 5])
 def test_loss_does_not_shrink_when_the_same_is_said(repeats: int) -> None:
     assert trust_of(-0.1, repeats=repeats) == -0.1
+
+
+def test_temper_bends_what_is_read_before_the_bounds() -> None:
+    grudging = rules(temper=Temper(gain=0.5, loss=1.5))
+    assert decide(reading(trust=0.1, relationship=-0.06), grudging).delta == Delta(
+        trust=0.05, relationship=-0.09
+    )
+    assert decide(reading(trust=-0.4), grudging).delta.trust == -0.15  # the cap of a turn
 
 
 def test_delta_has_three_digits() -> None:

@@ -430,7 +430,7 @@ def bench(corpus: Corpus, reader: Any, part: Any = range(10)) -> Bench:
         tuple(part),
         Method(as_is.scores, as_is.threshold_BN),
         read,
-        lambda row: judge(row, corpus.registry, corpus.words, WordEmbedder()),
+        lambda row: judge(row, corpus.registry, WordEmbedder()),
         seed=1,
     )
 

@@ -60,7 +60,7 @@ def read_placed(
         if row.tags.quest_stage not in stages:
             raise RowError(f"{where}: tags.quest_stage: must be one of {', '.join(stages)}")
         parsed.append((row, where))
-    judged = judge_rows([row for row, _ in parsed], registry, words, encoder)
+    judged = judge_rows([row for row, _ in parsed], registry, encoder)
     return [Placed(row, where, one) for (row, where), one in zip(parsed, judged, strict=True)]
 
 

@@ -115,7 +115,7 @@ def make_corpus(
     seed: int,
 ) -> Corpus:
     """Label `rows` by rule and divide them."""
-    labels, judged = label_rows(rows, registry, words, encoder)
+    labels, judged = label_rows(rows, registry, encoder)
     vectors_BD = np.asarray(encoder.encode([row.player_utterance for row in rows]))
     split = split_rows(rows, vectors_BD, seed=seed)
     listener_id = Listener(encoder).id

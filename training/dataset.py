@@ -105,7 +105,7 @@ def encode_example(
         reply=reply,
         truth_N=tuple(float(flag in judged.flag) for flag in FLAGS),
         permitted_N=tuple(float(flag in judged.permitted) for flag in FLAGS),
-        delta_2=(judged.delta.trust, judged.delta.relationship),
+        delta_2=(judged.even.trust, judged.even.relationship),
         asks_N=tuple(float(flag in row.asks) for flag in FLAGS),
         act=list(ACTS).index(row.act),
         attack=row.attack,

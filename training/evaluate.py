@@ -279,7 +279,7 @@ def _bench(
         return read_examples(model, examples, replies=False, what=what)
 
     def labelled(row: Row) -> Judged:
-        return judge(row, corpus.registry, corpus.words, encoder)
+        return judge(row, corpus.registry, encoder)
 
     part = corpus.split.test or corpus.split.unseen
     return Bench(corpus, part, heads, read, labelled, seed)

@@ -1,7 +1,7 @@
-"""What belongs to the rows beside their NPC files: how items are named in speech, and tempers.
+"""What belongs to the rows beside their NPC files: how items are named in speech.
 
-One file an NPC, `training/data/items/<npc_id>.json`: {"<item>": {"en": [names], "ko": [names]},
-"temper": {"gain": 1.0, "loss": 1.0}}. Knows nothing of rows.
+One file an NPC, `training/data/items/<npc_id>.json`: {"<item>": {"en": [names], "ko": [names]}}.
+Knows nothing of rows.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine.text import fold
-from training.rubric import Temper
 
 ITEMS_DIR = Path(__file__).parent / "data" / "items"
 
@@ -38,10 +37,9 @@ _SENTENCE = re.compile(r"(?<=[.!?…])\s+")
 
 @dataclass(frozen=True)
 class NPCWords:
-    """An NPC's items by their names in each language, and its temper."""
+    """An NPC's items by their names in each language."""
 
     items: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
-    temper: Temper = field(default_factory=Temper)
 
     def names(self, item: str, language: str) -> tuple[str, ...]:
         """Return how `item` is named; without an entry, the last word of its identifier."""
@@ -54,12 +52,11 @@ def read_words(folder: Path | None = None) -> dict[str, NPCWords]:
     found: dict[str, NPCWords] = {}
     for path in sorted((folder or ITEMS_DIR).glob("*.json")):
         data = json.loads(path.read_text(encoding="utf-8"))
-        temper = Temper.model_validate(data.pop("temper", {}))
         items = {
             item: {lang: tuple(fold(name) for name in names) for lang, names in by_lang.items()}
             for item, by_lang in data.items()
         }
-        found[path.stem] = NPCWords(items, temper)
+        found[path.stem] = NPCWords(items)
     return found
 
 

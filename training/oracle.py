@@ -19,7 +19,6 @@ from engine.npc import NPC, NPCRegistry, load_folder
 from engine.schema import FLAGS, Delta, HistoryTurn, SessionState
 from engine.state import initial_state
 from heads.modules import count_fact
-from training.items import NPCWords
 from training.rows import DATA_DIR, Row
 from training.rubric import judged_delta
 
@@ -31,12 +30,14 @@ _READ_AT_ONCE = 1024
 class Judged:
     """What the oracle says of one row.
 
-    `forbidden` names the trigger of an utterance that never reaches the model, else it is None;
-    `facts` says of each flag of the stage what `Verdict.facts` says.
+    `even` is the delta for an NPC of even temper, which is what heads learn to read, `delta` the one
+    for this NPC. `forbidden` names the trigger of an utterance that never reaches the model, else it
+    is None; `facts` says of each flag of the stage what `Verdict.facts` says.
     """
 
     flag: tuple[str, ...]
     delta: Delta
+    even: Delta
     permitted: frozenset[str]
     forbidden: str | None = None
     facts: Mapping[str, bool | None] = field(default_factory=dict)
@@ -46,14 +47,22 @@ class Judged:
 class Labels:
     """Labels as arrays, aligned with the rows.
 
-    truth_BN: flags that fire; permitted_BN: flags that the gate permits; delta_B2; facts_BN: what the
-    state says of each flag's facts, as `heads.modules` counts it.
+    truth_BN: flags that fire; permitted_BN: flags that the gate permits; delta_B2: for an NPC of even
+    temper, which is what heads learn; facts_BN: what the state says of each flag's facts, as
+    `heads.modules` counts it; temper_B2: the NPC's gain and loss.
     """
 
     truth_BN: np.ndarray
     permitted_BN: np.ndarray
     delta_B2: np.ndarray
     facts_BN: np.ndarray
+    temper_B2: np.ndarray
+
+    def bent(self, delta_B2: np.ndarray, index: Sequence[int]) -> np.ndarray:
+        """Return deltas of the rows `index`, as they are for an even temper, as they are in play."""
+        gain_B1, loss_B1 = self.temper_B2[list(index), :1], self.temper_B2[list(index), 1:]
+        bent_B2: np.ndarray = delta_B2 * np.where(delta_B2 > 0, gain_B1, loss_B1)
+        return bent_B2
 
 
 def training_registry(serving: Path, extra: Path | None = None) -> NPCRegistry:
@@ -84,9 +93,7 @@ def row_state(row: Row, npc: NPC) -> SessionState:
     )
 
 
-def judge(
-    row: Row, registry: NPCRegistry, words: Mapping[str, NPCWords], encoder: Embedder
-) -> Judged:
+def judge(row: Row, registry: NPCRegistry, encoder: Embedder) -> Judged:
     """Label one row by rule.
 
     Raises:
@@ -100,7 +107,8 @@ def judge(
     permitted = frozenset(flag for flag, verdict in verdicts.items() if verdict.permitted)
     return Judged(
         flag=tuple(flag for flag in FLAGS if flag in permitted and flag in row.asks),
-        delta=judged_delta(row.act, words.get(row.npc_id, NPCWords()).temper),
+        delta=judged_delta(row.act, npc.temper),
+        even=judged_delta(row.act),
         permitted=permitted,
         forbidden=trigger[1] if trigger else None,
         facts={flag: verdict.facts for flag, verdict in verdicts.items()},
@@ -110,7 +118,6 @@ def judge(
 def judge_rows(
     rows: Sequence[Row],
     registry: NPCRegistry,
-    words: Mapping[str, NPCWords],
     encoder: Embedder,
 ) -> list[Judged]:
     """Label rows by rule, one by one; raises what `judge` raises."""
@@ -119,26 +126,31 @@ def judge_rows(
         part = rows[at : at + _READ_AT_ONCE]
         # At once, for an embedder that remembers: one by one they take three times as long.
         encoder.encode([row.player_utterance for row in part])
-        judged.extend(judge(row, registry, words, encoder) for row in part)
+        judged.extend(judge(row, registry, encoder) for row in part)
     return judged
 
 
 def label_rows(
     rows: Sequence[Row],
     registry: NPCRegistry,
-    words: Mapping[str, NPCWords],
     encoder: Embedder,
 ) -> tuple[Labels, list[Judged]]:
     """Label every row by rule, as arrays and one by one."""
-    judged = judge_rows(rows, registry, words, encoder)
+    judged = judge_rows(rows, registry, encoder)
     return (
         Labels(
             truth_BN=np.array([[flag in one.flag for flag in FLAGS] for one in judged]),
             permitted_BN=np.array([[flag in one.permitted for flag in FLAGS] for one in judged]),
-            delta_B2=np.array([[one.delta.trust, one.delta.relationship] for one in judged]),
+            delta_B2=np.array([[one.even.trust, one.even.relationship] for one in judged]),
+            temper_B2=np.array([_temper_of(row, registry) for row in rows]),
             facts_BN=np.array(
                 [[count_fact(one.facts.get(flag)) for flag in FLAGS] for one in judged]
             ),
         ),
         judged,
     )
+
+
+def _temper_of(row: Row, registry: NPCRegistry) -> tuple[float, float]:
+    temper = registry.get(row.npc_id, row.lang).temper
+    return temper.gain, temper.loss

@@ -193,7 +193,9 @@ def _ungated(
     return {
         **metrics.f1_scores(truth_BN, proposed_BN),
         "flag_macro_auprc": metrics.macro_auprc(truth_BN, probability_BN),
-        "delta_spearman": metrics.delta_figures(labels.delta_B2[index], delta_B2)["delta_spearman"],
+        "delta_spearman": metrics.delta_figures(
+            labels.bent(labels.delta_B2[index], index), labels.bent(delta_B2, index)
+        )["delta_spearman"],
     }
 
 

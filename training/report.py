@@ -139,7 +139,9 @@ def _figures(corpus: Corpus, index: list[int], method: Method) -> dict[str, Any]
         "ece": metrics.expected_calibration_error(open_truth, open_probability),
         "brier": metrics.brier(open_truth, open_probability),
         "alone_macro_f1": alone["flag_macro_f1"],
-        **metrics.delta_figures(labels.delta_B2[index], scores.delta_B2[index]),
+        **metrics.delta_figures(
+            labels.bent(labels.delta_B2[index], index), labels.bent(scores.delta_B2[index], index)
+        ),
         "pairs_both_right": both,
         "pairs": pairs,
         "attacks": int(attacks.sum()),

@@ -7,11 +7,11 @@ the same in two thousand rows. Knows nothing of files or models.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
-from pydantic import Field
+from engine.npc import Temper
+from engine.schema import Delta, round3
 
-from engine.schema import Delta, Value, round3
+EVEN = Temper()
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,7 @@ WORTH_A2 = [(act.trust, act.relationship) for act in ACTS.values()]
 """What each act is worth, in the rubric's order."""
 
 
-class Temper(Value):
-    """How readily an NPC gains and loses trust and affection; 1 is even."""
-
-    gain: Annotated[float, Field(ge=0.5, le=1.5)] = 1.0
-    loss: Annotated[float, Field(ge=0.5, le=1.5)] = 1.0
-
-
-def judged_delta(act: str, temper: Temper) -> Delta:
+def judged_delta(act: str, temper: Temper = EVEN) -> Delta:
     """Return the delta of `act` for an NPC of this temper, rounded to three digits.
 
     Raises:
@@ -64,7 +57,7 @@ def judged_delta(act: str, temper: Temper) -> Delta:
     """
     judged = ACTS[act]
 
-    def bent(value: float) -> float:
-        return round3(value * (temper.gain if value > 0 else temper.loss))
-
-    return Delta(trust=bent(judged.trust), relationship=bent(judged.relationship))
+    return Delta(
+        trust=round3(temper.bent(judged.trust)),
+        relationship=round3(temper.bent(judged.relationship)),
+    )

@@ -18,11 +18,15 @@ from engine.ui.words import label
 Json = dict[str, Any]
 
 
+# Lowest, highest and usual value, and step.
+_SLIDERS = {"standing": (-1.0, 1.0, 0.0, 0.01), "temper": (0.5, 1.5, 1.0, 0.05)}
+
+
 @dataclass(frozen=True)
 class Field:
     """One field: the dotted place in the file, its label, and how it is typed.
 
-    `kind` is "line", "text", "list" (one a line) or "standing" (-1 to 1).
+    `kind` is "line", "text", "list" (one a line), "standing" (-1 to 1) or "temper" (0.5 to 1.5).
     """
 
     place: str
@@ -32,9 +36,16 @@ class Field:
     def component(self) -> Any:
         """Make the component."""
         elem_id = f"pc-ed-{self.place.replace('.', '-')}"
-        if self.kind == "standing":
+        if self.kind in _SLIDERS:
+            low, high, usual, step = _SLIDERS[self.kind]
             return gr.Slider(
-                -1, 1, value=0, step=0.01, label=label(self.word), elem_id=elem_id, buttons=[]
+                low,
+                high,
+                value=usual,
+                step=step,
+                label=label(self.word),
+                elem_id=elem_id,
+                buttons=[],
             )
         lines = 1 if self.kind == "line" else 4
         return gr.Textbox(
@@ -54,6 +65,8 @@ FIELDS: dict[str, Field] = {
         ("greeting", "persona.greeting", "f_greeting", "text"),
         ("trust", "defaults.trust", "trust", "standing"),
         ("relationship", "defaults.relationship", "relationship", "standing"),
+        ("gain", "temper.gain", "f_gain", "temper"),
+        ("loss", "temper.loss", "f_loss", "temper"),
         ("lore", "lore", "f_lore", "list"),
     )
 }
@@ -78,7 +91,8 @@ def with_form(data: Mapping[str, Any], values: Mapping[str, Any]) -> Json:
     made: Json = deepcopy(dict(data))
     for name, field in FIELDS.items():
         value = _written(values.get(name), field.kind)
-        if value in ("", [], None) and _at(made, field.place) is None:
+        usual = field.kind == "temper" and value == _SLIDERS["temper"][2]
+        if (value in ("", [], None) or usual) and _at(made, field.place) is None:
             continue
         _put(made, field.place, value)
     return made
@@ -102,16 +116,17 @@ def _put(data: Json, place: str, value: Any) -> None:
 
 
 def _shown(value: Any, kind: str) -> Any:
-    if kind == "standing":
-        return value if isinstance(value, (int, float)) and not isinstance(value, bool) else 0.0
+    if kind in _SLIDERS:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return value if number else _SLIDERS[kind][2]
     if kind == "list":
         return "\n".join(map(str, value)) if isinstance(value, list) else ""
     return value if isinstance(value, str) else ""
 
 
 def _written(value: Any, kind: str) -> Any:
-    if kind == "standing":
-        return value if isinstance(value, (int, float)) else 0.0
+    if kind in _SLIDERS:
+        return value if isinstance(value, (int, float)) else _SLIDERS[kind][2]
     text = value if isinstance(value, str) else ""
     if kind == "list":
         return [line.strip() for line in text.splitlines() if line.strip()]
