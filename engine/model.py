@@ -53,7 +53,7 @@ def choose_precision(device: torch.device, quantize: str, *, embedded: bool) -> 
     """Return the precision for a device.
 
     The embedded base stays unquantised under "auto": at 135M parameters 4-bit saves nothing. On a CPU
-    it is float32 where bfloat16 would be imitated, as on processors with AVX-512 of before 2020.
+    it is float32 where bfloat16 would be imitated, as on Ice Lake (AVX-512 without avx512_bf16).
     """
     if quantize == "4bit" or (quantize == "auto" and device.type == "cuda" and not embedded):
         return "4bit"

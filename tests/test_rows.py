@@ -7,11 +7,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from engine.embed import SentenceEmbedder
 from engine.gate import unmet_facts, unmet_standing
-from engine.npc import NPC, NPCRegistry, build_registry, parse_npc
+from engine.npc import NPC, NPCRegistry, Temper, build_registry, parse_npc
 from engine.prompt import MARKERS
 from engine.schema import FLAGS, MAX_NAME, Delta, SessionState
 from engine.text import clean, fold, has_words, language_of
@@ -20,9 +21,9 @@ from tests.engines import KEEPER, keeper_data
 from tests.fakes import WordEmbedder
 from training.check import Placed, commonest_frame, distinct_2, problems, read_placed, write_labels
 from training.items import is_named, is_promised, read_words
-from training.oracle import training_registry
+from training.oracle import label_rows, training_registry
 from training.rows import DATA_DIR, ROWS_REMEMBERED, Row, RowError, read_rows
-from training.rubric import ACTS, Temper, judged_delta
+from training.rubric import ACTS, judged_delta
 
 LEAST_ROWS = 2000
 LEAST_POSITIVES = 100
@@ -276,6 +277,21 @@ def test_deltas_go_both_ways(rows):
 
 
 # The rubric, the words, the check
+
+
+def test_heads_learn_an_even_temper_and_are_measured_with_the_npcs(rows, npcs):
+    some = [one for one in rows if one.npc_id == "captain_port_authority"][:60]
+    labels, judged = label_rows(some, npcs, WordEmbedder())
+    temper = npcs.get("captain_port_authority").temper
+    assert (temper.gain, temper.loss) == (0.7, 1.1)
+    index = list(range(len(some)))
+    worth = [ACTS[one.act] for one in some]
+    assert labels.delta_B2.tolist() == [[one.trust, one.relationship] for one in worth]
+    told = [[one.delta.trust, one.delta.relationship] for one in judged]
+    assert np.allclose(labels.bent(labels.delta_B2, index), told, atol=5e-4)
+    assert labels.bent(labels.delta_B2[5:7], [5, 6]).tolist() == (
+        labels.bent(labels.delta_B2, index)[5:7].tolist()
+    )
 
 
 def test_temper_bends_gains_and_losses():
