@@ -64,10 +64,15 @@ def choose_precision(device: torch.device, quantize: str, *, embedded: bool) -> 
     return "bf16"
 
 
+_TELLS_BF16 = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+
+
 def _imitates_bf16() -> bool:
     """Tell whether this is an x86 processor whose bfloat16 products are made of float32 ones."""
-    native = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return platform.machine().lower() in ("x86_64", "amd64") and native is not None and not native()
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    told = [getattr(torch.cpu, name, None) for name in _TELLS_BF16]
+    return all(told) and not any(tells() for tells in told if tells)
 
 
 def _dtype(precision: Precision, device: torch.device) -> torch.dtype:

@@ -670,6 +670,7 @@ def test_bf16_that_a_processor_would_imitate_serves_large_bases_alone(
 ):
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
     monkeypatch.setattr("platform.machine", lambda: machine)
     assert choose_precision(CPU, "auto", embedded=embedded) == expected
 
