@@ -6,6 +6,7 @@ import copy
 import gc
 import hashlib
 import itertools
+import json
 import random
 import threading
 import time
@@ -937,6 +938,20 @@ def test_a_prompt_in_int16_is_nearer_to_exact_than_in_bf16_however_it_is_cut(mon
         (one - expected).square().mean().sqrt() for one in (whole, torch.cat(parts), rough.float())
     )
     assert 0 < max(errors) < usual / 2
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_choice_of_forms_is_remembered_for_the_products_that_it_was_measured_with(
+    monkeypatch, tmp_path
+):
+    pairing(monkeypatch)
+    model, kept = tiny_language_model(), tmp_path / "tuning.json"
+    for products in ("float", "int16"):
+        choose_steps(make_decoder(model, products, room=600), most=1, remembered=kept)
+    floats, wholes = json.loads(kept.read_text())
+    assert floats != wholes
+    exact, whole = (gather_weights(model.model, int16=int16) for int16 in (False, True))
+    assert whole.bytes * 2 == exact.bytes
 
 
 def test_products_are_whole_numbers_where_they_pay(monkeypatch):

@@ -94,6 +94,7 @@ class LeanDecoder:
         self.vocabulary = int(model.model.embed_tokens.weight.shape[0])
         self._eps = float(config.rms_norm_eps)
         self.model = model
+        self.int16 = int16
         self.weights = gather_weights(model, int16=int16)
         positions_1T = torch.arange(max_positions, device=self.device)[None]
         probe = torch.zeros(1, dtype=self.dtype, device=self.device)

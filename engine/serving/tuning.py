@@ -142,7 +142,7 @@ def _key(decoder: LeanDecoder, most: int) -> str:
             decoder.vocabulary,
             most,
             "+".join(FORMS),
-            str(decoder.dtype),
+            "int16" if decoder.int16 else str(decoder.dtype),
         )
     )
 

@@ -6,7 +6,7 @@ it as this processor reads it fastest (`engine.serving.products`). Knows nothing
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,12 +52,12 @@ def gather_weights(model: Any, *, int16: bool = False) -> DecoderWeights:
 
     Args:
         model: of Llama or Qwen2 type, adapter merged, or in 4-bit with its modules kept as they are.
-        int16: multiply by whole numbers; for float32 on a CPU.
+        int16: multiply by whole numbers, of which two bytes are read each; for float32 on a CPU.
 
     Raises:
         ImportError: int16 where no loops can be compiled.
     """
-    packer = _Packer(int16_product if int16 else plain_product)
+    packer = _Packer(int16=int16)
     layers = [
         LayerWeights(
             attention_norm_H=layer.input_layernorm.weight.detach(),
@@ -82,9 +82,9 @@ def gather_weights(model: Any, *, int16: bool = False) -> DecoderWeights:
 
 
 class _Packer:
-    def __init__(self, product: Callable[[torch.Tensor, torch.Tensor | None], Multiply]) -> None:
+    def __init__(self, *, int16: bool) -> None:
         self.bytes = 0
-        self._product = product
+        self._int16 = int16
 
     def join(self, *modules: nn.Module) -> Multiply:
         """Return one map for modules that read the same input."""
@@ -105,8 +105,8 @@ class _Packer:
             parts = weight_NK.split([module.out_features for module in linear])
             for module, part in zip(linear, parts, strict=True):
                 module.weight.data = part
-        self.bytes += weight_NK.numel() * weight_NK.element_size()
-        return self._product(weight_NK, bias_N)
+        self.bytes += weight_NK.numel() * (2 if self._int16 else weight_NK.element_size())
+        return (int16_product if self._int16 else plain_product)(weight_NK, bias_N)
 
 
 def _held(module: nn.Module) -> int:
