@@ -161,8 +161,8 @@ class SentenceEmbedder:
 
     A model that reads Korean itself (told from how it cuts a Korean sentence) stands alone. Texts
     are cleaned first; one without a letter or digit gets a vector of its own, at cosine 0 to all
-    others. Safe to use from many threads. The same texts give the same vectors, to
-    within the rounding that batching causes (1e-6).
+    others. Safe to use from many threads. The same texts give the same vectors, to within the
+    rounding that batching causes (1e-6).
 
     `id` names both parts; an index of vectors made under another id must be built again.
 

@@ -86,7 +86,7 @@ class BatchHost:
         model: the loaded model.
         decoder: its lean forward.
         limits: how much is done at once.
-        steps: how lines are decoded; None: with whole weights, as prompts are read in any case.
+        steps: how lines are decoded; None: by the products that prompts are read with in any case.
     """
 
     def __init__(

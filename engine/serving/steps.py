@@ -2,7 +2,7 @@
 that join have to read before their first word.
 
     TorchStep   tensor operators alone: any device, any architecture that the lean forward serves
-    WholeStep   matrix products by torch, the rest in compiled loops: many lines on a CPU
+    WholeStep   matrix products as prompts have them, the rest in compiled loops: many lines on a CPU
     Int8Step    int8 matrices, all of it in compiled loops: few lines on a CPU, or any number of them
                 where it has matrix units for int8
 
@@ -136,7 +136,7 @@ class TorchStep:
 
 
 class WholeStep:
-    """Matrix products in the model's type by torch; norms, rotation, attention and gate compiled."""
+    """Matrix products as prompts have them; norms, rotation, attention and gate compiled."""
 
     def __init__(self, decoder: LeanDecoder, compiled: CompiledForward) -> None:
         self._decoder, self._compiled = decoder, compiled

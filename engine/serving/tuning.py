@@ -2,7 +2,7 @@
 
 One line reads all weights for one product each, so int8 wins by moving fewer bytes; many lines share
 what is read, and bfloat16 wins where matrix units know it and not int8. Where the lines cross depends
-on the machine. Prompts are always read with whole weights, so what a turn decides does not depend on
+on the machine. Prompts are never read in int8, so what a turn decides does not depend on
 this. Knows nothing of turns.
 """
 

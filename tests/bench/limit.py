@@ -2,7 +2,8 @@
 
 A decoding step must read the weights, the beginning that the lines share and every line's own keys
 and values once; a prefill must do its products. Both are held against the speed of one large product on
-this machine, and what the lean forward takes is told as a fraction of that (1: nothing left to gain).
+this machine, and what the lean forward takes is told as a fraction of that (1: nothing left to gain;
+int16 products beat the float32 one that they are held against).
 Everything is the best of some rounds, since machines are shared. Source: Williams et al.,
 "Roofline", 2009.
 """
