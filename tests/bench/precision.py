@@ -30,6 +30,7 @@ from engine.settings import load_settings
 from engine.weights import resolve_base, resolve_embedder
 from training.corpus import Corpus, load_corpus
 from training.prompts import row_parts
+from training.sides import Source
 
 _SILENT = Sampling(temperature=0.0, top_p=1.0, repetition_penalty=1.0, max_new_tokens=1, seed=0)
 
@@ -120,16 +121,13 @@ def measure(count: int, only: str = "") -> Mapping[str, Mapping[str, float]]:
     )
 
     def loaded(precision: Precision) -> LanguageModel:
-        model, tokenizer = load_base(base.path, torch.device("cpu"), precision)
-        return LanguageModel(
-            model,
-            tokenizer,
-            bundle,
-            base_id=base.id,
-            base_fingerprint=base.fingerprint,
-            precision=precision,
-            max_text_tokens=1024,
+        source = Source(
+            lambda: load_base(base.path, torch.device("cpu"), precision),
+            base.id,
+            base.fingerprint,
+            precision,
         )
+        return source.served(bundle)
 
     exact = loaded("fp32")
     turns = _turns(corpus, exact, count)
