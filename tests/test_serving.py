@@ -31,7 +31,7 @@ from engine.serving.forward import Tap
 from engine.serving.lean import LeanDecoder, why_not_lean
 from engine.serving.products import int16_product, quantise_rows
 from engine.serving.prompts import Found, PromptCache, common_length
-from engine.serving.start import make_decoder, make_host
+from engine.serving.start import make_decoder, make_host, warm_up
 from engine.serving.steps import (
     FORMS,
     Entry,
@@ -972,6 +972,24 @@ def test_products_are_whole_numbers_where_they_pay(monkeypatch):
     assert taken[-1] is False
     with pytest.raises(ValueError, match="AVX2"):
         make_decoder(model, "int16")
+
+
+@pytest.mark.parametrize(
+    ("form", "head_dim"), [("whole", 8), *((form, 16) for form in FORMS)]
+)  # a width of 8: tensor operators
+def test_what_a_first_turn_calls_is_called_at_the_start(monkeypatch, form, head_dim):
+    chosen = []
+
+    def choose(logits_BV, samplers, generated):
+        chosen.append(len(logits_BV))
+        return choose_tokens(logits_BV, samplers, generated)
+
+    monkeypatch.setattr("engine.serving.start.choose_tokens", choose)
+    decoder = LeanDecoder(tiny_model("qwen2", head_dim=head_dim)[0], 60)
+    warm_up(decoder, make_steps(decoder, ((0, form),)))
+    assert chosen == [1, 2]
+    made(tiny_language_model(), weights=form).close()
+    assert chosen == [1, 2] * 2
 
 
 def test_a_lent_gpu_takes_one_turn_a_call_by_the_same_path(monkeypatch):

@@ -8,12 +8,17 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import torch
+
+from engine.decode import Sampler, Sampling, choose_tokens
 from engine.gpu import lent_per_call
 from engine.host import Host, ModelHost
 from engine.model import LanguageModel
 from engine.serving.batch import BatchHost, BatchLimits
+from engine.serving.caches import RowCache
 from engine.serving.lean import LeanDecoder, why_not_lean
 from engine.serving.products import int16_serves
+from engine.serving.steps import Steps
 from engine.serving.tuning import choose_steps
 
 logger = logging.getLogger(__name__)
@@ -50,6 +55,7 @@ def make_host(
         return ModelHost(model, queue_limit)
     decoder = make_decoder(model, products)
     steps = choose_steps(decoder, weights, most=batch, remembered=tuning)
+    warm_up(decoder, steps)
     logger.info("up to %d lines together, decoded with %s", batch, steps.forms)
     limits = BatchLimits(queue=queue_limit, batch=batch, cache_bytes=prefix_cache_mb * 2**20)
     return BatchHost(model, decoder, limits, steps)
@@ -81,6 +87,29 @@ def make_decoder(
     logger.info("prompts are read in %s", "int16" if int16 else model.precision)
     return LeanDecoder(model.model, positions, int16=int16)
 
+
+@torch.inference_mode()
+def warm_up(decoder: LeanDecoder, steps: Steps) -> None:
+    """Call once what a turn calls, so that no player waits for the compiler."""
+    sampling = Sampling(
+        temperature=0.5, top_p=0.9, repetition_penalty=1.1, max_new_tokens=1, seed=0
+    )
+    for lines in (1, 2):  # one line is chosen for in another way than many
+        ids = torch.zeros(_WARM_IDS, dtype=torch.long, device=decoder.device)
+        shared = RowCache(decoder.shape, _WARM_IDS, decoder.dtype, decoder.device)
+        decoder.forward(ids, shared.begin(_WARM_IDS), shared, keeper=shared)
+        batch, rows = steps.batch(), range(lines)
+        for _ in rows:
+            row = RowCache(decoder.shape, 1, decoder.dtype, decoder.device, behind=shared.data)
+            decoder.forward(ids[:1], row.begin(1), row, keeper=row)
+            row.finish(1)
+            batch.join(row, row.length + 1)
+        logits_BV = steps.logits(ids[:lines], batch)
+        choose_tokens(logits_BV, [Sampler(sampling, [0]) for _ in rows], [[1] for _ in rows])
+
+
+# Ids that are enough for loops to use their threads.
+_WARM_IDS = 16
 
 # Parameters up to which a further copy in int16 (2 bytes each) is hardly felt.
 _SMALL = 500_000_000
