@@ -1,5 +1,8 @@
 """The heads' last fit: on what the model made of the rows, and on what was heard of the utterances.
 
+What is heard but for the words (`Corpus.sensed`: layers of the sentence model, and its vector) is
+called meaning here.
+
     trained heads ─┐
     regressions on [hidden ; meaning] ─┼─ the best on `valid` ─┐
     trained heads + sentence vector ─┘                          ├─ alone or together ─→ flags
@@ -161,9 +164,9 @@ def refit(
         before: flag head on [hidden ; meaning ; words] that served so far: a candidate as it is.
     """
     trained, size = trained or Trained(), state_BH.shape[1]
-    joined_BW = join(state_BH, corpus.meaning_BM)
+    joined_BW = join(state_BH, corpus.sensed)
     # The vector's own regression: the hidden state is there and says nothing.
-    alone_BW = join(np.zeros_like(state_BH), corpus.meaning_BM)
+    alone_BW = join(np.zeros_like(state_BH), corpus.sensed)
     flags = dict(_flag_maps(corpus, joined_BW, alone_BW, trained, size))
     deltas = dict(_delta_maps(corpus, joined_BW, alone_BW, trained, size))
     valid, labels = list(corpus.split.valid), corpus.labels
@@ -331,7 +334,7 @@ def _flag_maps(
     corpus: Corpus, joined_BW: np.ndarray, alone_BW: np.ndarray, trained: Trained, size: int
 ) -> Iterable[tuple[str, Linear]]:
     train, labels = list(corpus.split.train), corpus.labels
-    meaning = joined_BW.shape[1] - size
+    meaning, room = corpus.meaning_BM.shape[1], joined_BW.shape[1] - size
 
     def fitted(features_BW: np.ndarray, strength: float) -> Linear:
         return fit_flags(
@@ -345,25 +348,26 @@ def _flag_maps(
     for strength in _FLAG_STRENGTHS:
         yield f"regression {strength:g}", fitted(joined_BW, strength)
     if trained.flags:
-        yield "trained", _padded(trained.flags, meaning)
+        yield "trained", _padded(trained.flags, room)
         heard = fitted(alone_BW, _FLAG_STRENGTHS[1])
         for share in _SHARES:
             yield (
                 f"trained + {share:g} meaning",
-                _sum(_padded(trained.flags, meaning), heard, share),
+                _sum(_padded(trained.flags, room), heard, share),
             )
 
 
 def _delta_maps(
     corpus: Corpus, joined_BW: np.ndarray, alone_BW: np.ndarray, trained: Trained, size: int
 ) -> Iterable[tuple[str, tuple[Linear, bool]]]:
-    train, meaning = list(corpus.split.train), joined_BW.shape[1] - size
+    train = list(corpus.split.train)
+    meaning, room = corpus.meaning_BM.shape[1], joined_BW.shape[1] - size
     truth_B2, act_B = corpus.labels.delta_B2[train], corpus.acts[train]
     for strength in _RIDGE_STRENGTHS:
         ridge = fit_delta(joined_BW[train], truth_B2, strength, meaning=meaning)
         yield f"ridge {strength:g}", (ridge, False)
     if trained.delta:
-        yield "trained", (_padded(trained.delta, meaning), False)
+        yield "trained", (_padded(trained.delta, room), False)
     if len(set(act_B.tolist())) < 2:
         return
 
@@ -373,7 +377,7 @@ def _delta_maps(
     for strength in _ACT_STRENGTHS:
         yield _Recipe(strength).name, (acts(joined_BW, strength), True)
     if trained.acts:
-        own = _padded(trained.acts, meaning)
+        own = _padded(trained.acts, room)
         yield "trained acts", (own, True)
         heard = acts(alone_BW, _ACT_STRENGTHS[2])
         for share in _SHARES:
