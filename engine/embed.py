@@ -44,7 +44,7 @@ import zlib
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +52,7 @@ from numpy.typing import NDArray
 from engine.compute import compute
 from engine.errors import WeightsError
 from engine.locks import LOADING
-from engine.sentences import MIDDLE_LAYERS, has_middle, lean_sentences, read_by_library
+from engine.sentences import lean_sentences
 from engine.text import clean, fold, hangul_share, has_words
 
 logger = logging.getLogger(__name__)
@@ -62,9 +62,6 @@ Vectors = NDArray[np.float32]
 MODEL_SHARE = 0.5
 _MAX_CHARS = 4000  # far beyond what the models read; keeps one endless text from stalling a turn
 _FEW = 4  # texts up to which one after the other is no slower than the library's batch
-_MIDDLES = (
-    512  # texts whose middle layers are remembered: utterances, of which each is asked for once
-)
 _NGRAM_DIM = 1024
 _NGRAM_SIZES = (2, 3, 4)
 _KOREAN_SAMPLE = "대장장이에게 잃어버린 금목걸이를 돌려주었어요"
@@ -83,22 +80,6 @@ class Embedder(Protocol):
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         """Return one unit vector a text, float32, shape (len(texts), dim)."""
-
-
-@runtime_checkable
-class Layered(Protocol):
-    """An embedder that also tells what its sentence model reads half-way up."""
-
-    @property
-    def middle_id(self) -> str:
-        """Name of the layers; "" where the model is of another kind, and `middle` has no width."""
-
-    @property
-    def middle_dim(self) -> int:
-        """Length of what `middle` gives."""
-
-    def middle(self, texts: Sequence[str]) -> Vectors:
-        """Return the layers' means over each text's tokens, float32, shape (len(texts), middle_dim)."""
 
 
 class SecondPart(Protocol):
@@ -199,8 +180,6 @@ class SentenceEmbedder:
     ) -> None:
         self._model = _load(path)
         self._lean = lean_sentences(self._model)
-        self._layers = MIDDLE_LAYERS if has_middle(self._model) else ()
-        self._middles: OrderedDict[str, Vectors] = OrderedDict()
         self._second = None if _reads_korean(self._model.tokenizer) else second or _best_part()
         self._model_dim = self.model_vectors(["size"]).shape[1]
         self.id = f"{_digest(Path(path))}+{self._second.id if self._second else 'alone'}"
@@ -231,66 +210,14 @@ class SentenceEmbedder:
                 self._cache.popitem(last=False)
         return np.stack([found[text] for text in cleaned])
 
-    @property
-    def middle_id(self) -> str:
-        """Name of the layers that `middle` tells of; "" where there are none."""
-        return f"layers{'-'.join(map(str, self._layers))}" if self._layers else ""
-
-    @property
-    def middle_dim(self) -> int:
-        """Length of what `middle` gives."""
-        return self._model_dim * len(self._layers)
-
-    def middle(self, texts: Sequence[str]) -> Vectors:
-        """Return the means over each text's tokens in two lower layers of the sentence model.
-
-        A text without a letter or digit gives zeros. What `encode` has just read costs nothing here.
-
-        Returns:
-            float32, shape (len(texts), middle_dim).
-        """
-        cleaned = [clean(text[:_MAX_CHARS]) for text in texts]
-        rows = np.zeros((len(texts), self.middle_dim), dtype=np.float32)
-        if not self._layers:
-            return rows
-        with self._lock:
-            for row, text in zip(rows, cleaned, strict=True):
-                if has_words(text):
-                    row[:] = self._middle_of(text)
-        return rows
-
-    def _middle_of(self, text: str) -> Vectors:
-        if text not in self._middles:
-            compute(lambda: self._read_middle(text))
-        return self._middles[text]
-
-    def _read_middle(self, text: str) -> None:
-        if self._lean is not None:
-            self._remember(text, self._lean.read(text)[1])
-        else:
-            self._remember(text, read_by_library(self._model, text))
-
-    def _remember(self, text: str, middle: Any) -> None:
-        self._middles[text] = middle.numpy()
-        while len(self._middles) > _MIDDLES:
-            self._middles.popitem(last=False)
-
     def model_vectors(self, texts: Sequence[str]) -> Vectors:
         """Return the sentence model's own unit vectors, shape (len(texts), model's size)."""
         return unit_rows(compute(lambda: self._vectors(list(texts))))
 
     def _vectors(self, texts: list[str]) -> NDArray[Any]:
         if self._lean is not None and len(texts) <= _FEW:
-            return np.stack([self._read_lean(text) for text in texts])
+            return np.stack([self._lean.encode(text).numpy() for text in texts])
         found: NDArray[Any] = self._model.encode(texts, show_progress_bar=False)
-        return found
-
-    def _read_lean(self, text: str) -> NDArray[Any]:
-        assert self._lean is not None
-        vector, middle = self._lean.read(text)
-        if self._layers:
-            self._remember(text, middle)
-        found: NDArray[Any] = vector.numpy()
         return found
 
     def _encode(self, texts: Sequence[str]) -> Vectors:

@@ -1,14 +1,12 @@
-"""What the heads hear of an utterance: what a sentence model makes of it, and its words, counted.
+"""What the heads hear of an utterance: its sentence vector, and its words, counted by hash.
 
-    utterance ─┬─ sentence model, half-way up ─────── means ──────┐
-               ├─ sentence embedder ──────────────── unit vector ─┤
+    utterance ─┬─ sentence embedder ──────────────── unit vector ─┐
                ├─ words and pairs of words, hashed ─ unit vector ─┼─ what the heads read beside <STATE>
                └─ letters in runs of 2 to 4, hashed ─ unit vector ┘
 
-A sentence vector of a small model tells what a sentence is about, and blurs what exactly was asked for
-("open the gate", "tell me of the gate") and in what tone. The model's lower layers still hold the tone,
-counted words what was asked for, and runs of letters do the same for Korean's particles and for typing
-mistakes. Hashing needs no list of words, so nothing but the heads' weights has to ship.
+A sentence vector of a small model blurs what exactly was asked for ("open the gate", "tell me of the
+gate"); counted words keep it apart, and runs of letters do the same for Korean's particles and for
+typing mistakes. Hashing needs no list of words, so nothing but the heads' weights has to ship.
 Source: Weinberger et al., "Feature Hashing for Large Scale Multitask Learning", 2009.
 Knows nothing of heads or flags.
 """
@@ -21,7 +19,7 @@ import numpy as np
 from scipy.sparse import csr_matrix, hstack
 from sklearn.feature_extraction.text import HashingVectorizer
 
-from engine.embed import Embedder, Layered, Vectors
+from engine.embed import Embedder, Vectors
 from engine.text import fold
 
 _PLACES = 4096
@@ -55,41 +53,30 @@ def counted_words(texts: Sequence[str]) -> csr_matrix:
 
 
 class Listener:
-    """An embedder whose vectors tell more of an utterance; its `id` says what.
+    """An embedder whose vectors tell the words too; its `id` says so.
 
     Args:
         embedder: gives the sentence vectors.
-        layers: whether what the sentence model reads half-way up stands before them; where the
-            embedder has no such thing, nothing does.
     """
 
-    def __init__(self, embedder: Embedder, *, layers: bool = True) -> None:
+    def __init__(self, embedder: Embedder) -> None:
         self._embedder = embedder
-        self._layered = embedder if layers and isinstance(embedder, Layered) else None
-        told = self._layered.middle_id if self._layered else ""
-        self.id = embedder.id + (f"+{told}" if told else "") + _SUFFIX
+        self.id = embedder.id + _SUFFIX
 
     @property
     def dim(self) -> int:
-        """Length of a vector: the layers', the sentence vector's and the words'."""
-        layers = self._layered.middle_dim if self._layered else 0
-        return layers + self._embedder.dim + WORD_SIZE
+        """Length of a vector: the sentence vector's and the words'."""
+        return self._embedder.dim + WORD_SIZE
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         """Return one vector a text, float32, shape (len(texts), dim)."""
         words_BK = counted_words(texts).toarray() if texts else np.zeros((0, WORD_SIZE), np.float32)
-        vectors_BM = self._embedder.encode(texts)  # first: the layers are read along with them
-        return np.hstack([middle_layers(self._layered, texts), vectors_BM, words_BK])
-
-
-def middle_layers(embedder: object, texts: Sequence[str]) -> Vectors:
-    """Return what an embedder reads half-way up, (len(texts), L); L = 0 where it tells nothing."""
-    if isinstance(embedder, Layered):
-        return embedder.middle(texts)
-    return np.zeros((len(texts), 0), dtype=np.float32)
+        return np.hstack([self._embedder.encode(texts), words_BK])
 
 
 def listener_of(wanted: str, embedder: Embedder) -> Embedder | None:
-    """Return what gives vectors of the id `wanted`: the embedder alone or a listener; else None."""
-    hearing = (embedder, Listener(embedder), Listener(embedder, layers=False))
-    return next((one for one in hearing if one.id == wanted), None)
+    """Return what gives vectors of the id `wanted`: `embedder` alone or with words; else None."""
+    if embedder.id == wanted:
+        return embedder
+    listener = Listener(embedder)
+    return listener if listener.id == wanted else None

@@ -5,8 +5,6 @@ its arithmetic: batches, masks, prompts, modules. Here a text goes by itself, so
 vector in any company. The library remains the reference, and serves all other kinds of models.
 Whole numbers (`engine.serving.products`) would halve the time again, but this model bears them worse
 than the language model does: they move a vector by 1 % of its length.
-Besides the sentence's vector it gives what stands half-way: the means over the tokens in two lower
-layers, which the pass computes anyway. The top layer tells what is said, these rather in what tone.
 Knows nothing of languages or turns.
 """
 
@@ -22,9 +20,6 @@ from torch.nn import functional as F
 from engine.serving.products import Multiply, plain_product
 
 logger = logging.getLogger(__name__)
-
-MIDDLE_LAYERS = (2, 4)
-"""Layers, counted from 1, whose tokens' means are given besides a sentence's vector."""
 
 _PROBE = "The smith's hammer rang twice, and then it was still."
 # How far a number of the vector may lie from the library's; rounding gives 1e-7.
@@ -68,21 +63,20 @@ class LeanSentences:
         self._norm = _both(table.LayerNorm)
         self._layers = [_layer_of(layer) for layer in bert.encoder.layer]
         expected = torch.from_numpy(model.encode([_PROBE], show_progress_bar=False)[0])
-        gap = (self.read(_PROBE)[0] - expected).abs().max().item()
+        gap = (self.encode(_PROBE) - expected).abs().max().item()
         if not gap <= _GAP:
             raise ValueError(f"it differs from the library's by {gap:.1e}")
 
     @torch.inference_mode()
-    def read(self, text: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return a text's unit vector, (H,), and the means of `MIDDLE_LAYERS`, one after the other."""
+    def encode(self, text: str) -> torch.Tensor:
+        """Return the unit vector of a text, (H,)."""
         given = self._tokenizer(text.strip(), truncation=True, max_length=self._longest)
         ids_T = torch.tensor(given["input_ids"])
         count = len(ids_T)
         hidden_TH = F.embedding(ids_T, self._words) + self._places_TH[:count]
         width, eps = (hidden_TH.shape[1],), self._eps
         hidden_TH = F.layer_norm(hidden_TH, width, *self._norm, eps)
-        middle = []
-        for number, layer in enumerate(self._layers, start=1):
+        for layer in self._layers:
             joined = layer.joined(hidden_TH).view(count, 3, self._heads, -1)
             query, key, value = joined.permute(1, 2, 0, 3).unbind()
             read = F.scaled_dot_product_attention(query, key, value)
@@ -92,9 +86,7 @@ class LeanSentences:
             inner = F.gelu(layer.inner(hidden_TH))
             hidden_TH = hidden_TH + layer.outer(inner)
             hidden_TH = F.layer_norm(hidden_TH, width, *layer.last_norm, eps)
-            if number in MIDDLE_LAYERS:
-                middle.append(hidden_TH.mean(dim=0))
-        return F.normalize(hidden_TH.mean(dim=0), dim=0), torch.cat(middle or [hidden_TH[0, :0]])
+        return F.normalize(hidden_TH.mean(dim=0), dim=0)
 
 
 def lean_sentences(model: Any) -> LeanSentences | None:
@@ -104,23 +96,6 @@ def lean_sentences(model: Any) -> LeanSentences | None:
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as exc:
         logger.info("sentences go through the library: %s", exc)
         return None
-
-
-def read_by_library(model: Any, text: str) -> torch.Tensor:
-    """Return the means of `MIDDLE_LAYERS` of a text, as `LeanSentences.read` does, by the library."""
-    given = model.tokenizer(
-        text.strip(), truncation=True, max_length=int(model.max_seq_length), return_tensors="pt"
-    )
-    with torch.inference_mode():
-        hidden = model[0].auto_model(**given, output_hidden_states=True).hidden_states
-    return torch.cat([hidden[layer][0].mean(dim=0).float() for layer in MIDDLE_LAYERS])
-
-
-def has_middle(model: Any) -> bool:
-    """Tell whether a sentence model is a BERT of enough layers for `MIDDLE_LAYERS`."""
-    config = getattr(getattr(model[0], "auto_model", None), "config", None)
-    layers = int(getattr(config, "num_hidden_layers", 0))
-    return getattr(config, "model_type", "") == "bert" and layers > max(MIDDLE_LAYERS)
 
 
 def _bert_of(model: Any) -> Any:

@@ -24,7 +24,7 @@ from engine.embed import (
     unit_rows,
 )
 from engine.errors import WeightsError
-from engine.sentences import lean_sentences, read_by_library
+from engine.sentences import lean_sentences
 from engine.weights import resolve_embedder
 
 
@@ -64,41 +64,8 @@ def nearer(embedder: SentenceEmbedder, text: str, close: str, far: str) -> bool:
 def test_a_sentence_by_itself_is_what_the_library_makes_of_it(embedder, text):
     assert embedder._lean is not None
     expected = embedder._model.encode([text], show_progress_bar=False)[0]
-    assert np.abs(embedder._lean.read(text)[0].numpy() - expected).max() < 1e-6
+    assert np.abs(embedder._lean.encode(text).numpy() - expected).max() < 1e-6
     assert np.abs(embedder.model_vectors([text])[0] - expected).max() < 1e-6
-
-
-@pytest.mark.parametrize("text", ["Hello!", "금목걸이를 찾았어요.", "long words " * 400])
-def test_the_middle_layers_are_what_the_library_reads_there(embedder, text, monkeypatch):
-    expected = read_by_library(embedder._model, text.strip()).numpy()
-    lean = embedder.middle([text])
-    assert lean.shape == (1, embedder.middle_dim)
-    assert np.abs(lean[0] - expected).max() < 1e-5
-    embedder._middles.clear()
-    monkeypatch.setattr(embedder, "_lean", None)
-    assert np.abs(embedder.middle([text])[0] - expected).max() < 1e-5
-
-
-def test_the_middle_layers_cost_no_second_pass(embedder, monkeypatch):
-    passes = []
-    read = embedder._lean.read
-    monkeypatch.setattr(embedder._lean, "read", lambda text: passes.append(text) or read(text))
-    text = "One pass for the vector and for what stands half-way."
-    embedder.encode([text])
-    embedder.middle([text, text])
-    assert passes == [text]
-
-
-def test_what_says_nothing_has_nothing_in_its_middle_layers(embedder):
-    assert not embedder.middle(["", "?!…"]).any()
-    assert embedder.middle([]).shape == (0, embedder.middle_dim)
-
-
-def test_middle_layers_are_the_same_in_any_company_and_forgotten_in_time(embedder):
-    alone = embedder.middle(["The sea is loud."])
-    embedder.middle([f"number {count}" for count in range(600)])
-    assert len(embedder._middles) <= 512
-    assert np.array_equal(embedder.middle(["A gull.", "The sea is loud."])[1], alone[0])
 
 
 def test_models_of_another_kind_go_through_the_library(embedder):

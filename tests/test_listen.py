@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.embed import Vectors
 from engine.listen import WORD_SIZE, Listener, counted_words, listener_of
 from tests.fakes import WordEmbedder
 
@@ -60,36 +57,6 @@ def test_a_listener_gives_the_sentence_vector_and_the_words_behind_it() -> None:
     assert np.array_equal(heard[:, : embedder.dim], embedder.encode(texts))
     assert np.array_equal(heard[:, embedder.dim :], counted_words(texts).toarray())
     assert listener.encode([]).shape == (0, listener.dim)
-
-
-class LayeredEmbedder(WordEmbedder):
-    """Tells a number of its middle layers: how long a text is."""
-
-    middle_id = "layers9"
-    middle_dim = 1
-
-    def middle(self, texts: Sequence[str]) -> Vectors:
-        return np.array([[len(text)] for text in texts], dtype=np.float32).reshape(-1, 1)
-
-
-def test_what_is_read_half_way_up_stands_before_the_sentence_vector() -> None:
-    embedder = LayeredEmbedder()
-    listener, texts = Listener(embedder), ["Good evening.", "The key!"]
-    heard = listener.encode(texts)
-    assert heard.shape == (2, listener.dim)
-    assert heard[:, 0].tolist() == [13.0, 8.0]
-    assert np.array_equal(heard[:, 1:], Listener(embedder, layers=False).encode(texts))
-    assert listener.encode([]).shape == (0, listener.dim)
-
-
-def test_heads_that_were_fitted_without_layers_get_none() -> None:
-    embedder = LayeredEmbedder()
-    before = Listener(WordEmbedder())
-    found = listener_of(before.id, embedder)
-    assert found is not None
-    assert found.dim == before.dim
-    assert listener_of(Listener(embedder).id, embedder).dim == before.dim + 1
-    assert listener_of(Listener(embedder).id, WordEmbedder()) is None
 
 
 def test_heads_get_what_they_were_trained_on_or_nothing() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from engine.embed import Embedder
-from engine.listen import Listener, counted_words, middle_layers
+from engine.listen import Listener, counted_words
 from engine.npc import NPCRegistry
 from heads.spec import HeadSpec
 from training.items import NPCWords, read_words
@@ -26,9 +26,8 @@ from training.split import Split, split_rows
 class Corpus:
     """Rows with what belongs to each, all aligned; and how they are divided.
 
-    `meaning_BM` are the utterances' unit sentence vectors, `layers_BL` what the sentence model reads
-    half-way up (of no width where it does not tell); `heard` is what the heads hear of them: those and
-    counted words, by the listener of `listener_id`.
+    `meaning_BM` are the utterances' unit sentence vectors; `heard` what the heads hear of them,
+    sentence vectors and counted words, by the listener of `listener_id`.
     """
 
     rows: Sequence[Row]
@@ -38,18 +37,12 @@ class Corpus:
     labels: Labels
     split: Split
     meaning_BM: np.ndarray
-    layers_BL: np.ndarray
     listener_id: str
 
     @cached_property
     def counted(self) -> csr_matrix:
         """The utterances' words, counted by hash."""
         return counted_words([row.player_utterance for row in self.rows])
-
-    @cached_property
-    def sensed(self) -> np.ndarray:
-        """What is heard of the utterances but for their words: layers, and behind them the vectors."""
-        return np.hstack([self.layers_BL, self.meaning_BM])
 
     @property
     def heard(self) -> np.ndarray:
@@ -59,11 +52,11 @@ class Corpus:
     def heard_of(self, index: Sequence[int]) -> np.ndarray:
         """Return what heads hear of some rows' utterances."""
         at = list(index)
-        heard: np.ndarray = np.hstack([self.sensed[at], self.counted[at].toarray()])
+        heard: np.ndarray = np.hstack([self.meaning_BM[at], self.counted[at].toarray()])
         return heard.astype(np.float32)
 
     def heard_by(self, spec: HeadSpec, index: Sequence[int]) -> Sequence[Sequence[float]]:
-        """Return what heads of this make hear of some rows: all, no layers, the vector alone, nothing.
+        """Return what heads of this make hear of some rows: words too, the vector alone, or nothing.
 
         Raises:
             ValueError: heads that hear something else.
@@ -71,12 +64,9 @@ class Corpus:
         at = list(index)
         if spec.meaning_size == 0:
             return [()] * len(at)
-        layers, vector = self.layers_BL.shape[1], self.meaning_BM.shape[1]
-        if spec.meaning_size == vector:
-            return [row.tolist() for row in self.meaning_BM[at]]
-        heard_BL = self.heard_of(at)
-        if spec.meaning_size == heard_BL.shape[1] - layers:
-            heard_BL = heard_BL[:, layers:]
+        heard_BL = self.meaning_BM[at]
+        if spec.meaning_size != heard_BL.shape[1]:
+            heard_BL = self.heard_of(at)
         if spec.meaning_size != heard_BL.shape[1]:
             raise ValueError(
                 f"the heads hear {spec.meaning_size} numbers, there are {heard_BL.shape[1]}"
@@ -126,9 +116,7 @@ def make_corpus(
 ) -> Corpus:
     """Label `rows` by rule and divide them."""
     labels, judged = label_rows(rows, registry, encoder)
-    said = [row.player_utterance for row in rows]
-    vectors_BD = np.asarray(encoder.encode(said))
+    vectors_BD = np.asarray(encoder.encode([row.player_utterance for row in rows]))
     split = split_rows(rows, vectors_BD, seed=seed)
     listener_id = Listener(encoder).id
-    layers_BL = middle_layers(encoder, said)
-    return Corpus(rows, registry, words, judged, labels, split, vectors_BD, layers_BL, listener_id)
+    return Corpus(rows, registry, words, judged, labels, split, vectors_BD, listener_id)

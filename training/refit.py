@@ -1,8 +1,5 @@
 """The heads' last fit: on what the model made of the rows, and on what was heard of the utterances.
 
-What is heard but for the words (`Corpus.sensed`: layers of the sentence model, and its vector) is
-called meaning here.
-
     trained heads ─┐
     regressions on [hidden ; meaning] ─┼─ the best on `valid` ─┐
     trained heads + sentence vector ─┘                          ├─ alone or together ─→ flags
@@ -164,9 +161,9 @@ def refit(
         before: flag head on [hidden ; meaning ; words] that served so far: a candidate as it is.
     """
     trained, size = trained or Trained(), state_BH.shape[1]
-    joined_BW = join(state_BH, corpus.sensed)
+    joined_BW = join(state_BH, corpus.meaning_BM)
     # The vector's own regression: the hidden state is there and says nothing.
-    alone_BW = join(np.zeros_like(state_BH), corpus.sensed)
+    alone_BW = join(np.zeros_like(state_BH), corpus.meaning_BM)
     flags = dict(_flag_maps(corpus, joined_BW, alone_BW, trained, size))
     deltas = dict(_delta_maps(corpus, joined_BW, alone_BW, trained, size))
     valid, labels = list(corpus.split.valid), corpus.labels
@@ -334,7 +331,7 @@ def _flag_maps(
     corpus: Corpus, joined_BW: np.ndarray, alone_BW: np.ndarray, trained: Trained, size: int
 ) -> Iterable[tuple[str, Linear]]:
     train, labels = list(corpus.split.train), corpus.labels
-    meaning, room = corpus.meaning_BM.shape[1], joined_BW.shape[1] - size
+    meaning = joined_BW.shape[1] - size
 
     def fitted(features_BW: np.ndarray, strength: float) -> Linear:
         return fit_flags(
@@ -348,26 +345,25 @@ def _flag_maps(
     for strength in _FLAG_STRENGTHS:
         yield f"regression {strength:g}", fitted(joined_BW, strength)
     if trained.flags:
-        yield "trained", _padded(trained.flags, room)
+        yield "trained", _padded(trained.flags, meaning)
         heard = fitted(alone_BW, _FLAG_STRENGTHS[1])
         for share in _SHARES:
             yield (
                 f"trained + {share:g} meaning",
-                _sum(_padded(trained.flags, room), heard, share),
+                _sum(_padded(trained.flags, meaning), heard, share),
             )
 
 
 def _delta_maps(
     corpus: Corpus, joined_BW: np.ndarray, alone_BW: np.ndarray, trained: Trained, size: int
 ) -> Iterable[tuple[str, tuple[Linear, bool]]]:
-    train = list(corpus.split.train)
-    meaning, room = corpus.meaning_BM.shape[1], joined_BW.shape[1] - size
+    train, meaning = list(corpus.split.train), joined_BW.shape[1] - size
     truth_B2, act_B = corpus.labels.delta_B2[train], corpus.acts[train]
     for strength in _RIDGE_STRENGTHS:
         ridge = fit_delta(joined_BW[train], truth_B2, strength, meaning=meaning)
         yield f"ridge {strength:g}", (ridge, False)
     if trained.delta:
-        yield "trained", (_padded(trained.delta, room), False)
+        yield "trained", (_padded(trained.delta, meaning), False)
     if len(set(act_B.tolist())) < 2:
         return
 
@@ -377,7 +373,7 @@ def _delta_maps(
     for strength in _ACT_STRENGTHS:
         yield _Recipe(strength).name, (acts(joined_BW, strength), True)
     if trained.acts:
-        own = _padded(trained.acts, room)
+        own = _padded(trained.acts, meaning)
         yield "trained acts", (own, True)
         heard = acts(alone_BW, _ACT_STRENGTHS[2])
         for share in _SHARES:
