@@ -16,7 +16,6 @@ from tests.test_trainer import corpus as _corpus
 from training.bad_faith import DECEIT, OUT_OF_REACH, choose_bad_faith, deceit, with_bad_faith
 from training.claims import fit_on_top, others_logits
 from training.corpus import Corpus
-from training.cut import choose_cut
 from training.fit_heads import (
     Claims,
     Linear,
@@ -182,15 +181,6 @@ def test_a_flag_head_that_served_so_far_is_a_candidate(corpus: Corpus) -> None:
     assert found.flags is known
 
 
-def test_claims_bring_what_other_maps_say_of_the_training_rows(corpus: Corpus) -> None:
-    divided = _divided(corpus)
-    state_BH = np.random.default_rng(1).normal(size=(len(divided.rows), 8))
-    found = refit(divided, state_BH)
-    assert (found.others_BA is not None) == (found.claims is not None)
-    if found.others_BA is not None:
-        assert found.others_BA.shape == (len(divided.split.train), len(ACTS))
-
-
 def test_few_rows_are_fitted_without_claims(corpus: Corpus) -> None:
     divided = _divided(corpus)
     train = [at for at in divided.split.train if not divided.rows[at].group][:3]
@@ -224,12 +214,11 @@ def test_the_limit_of_bad_faith_keeps_attacks_out_and_honest_turns_in(corpus: Co
         for row, attack in zip(divided.rows, attacks, strict=True)
     ]
     opened = _opened(replace(divided, rows=rows))
-    acts = _acts(np.where(attacks, 0.6, 0.3))
-    rule, reached = choose_bad_faith(opened, range(len(rows)), acts)
+    proposed = divided.labels.truth_BN | attacks[:, None]
+    rule, reached = choose_bad_faith(opened, proposed, _acts(np.where(attacks, 0.6, 0.3)))
     assert rule.acts == DECEIT
     assert 0.3 < rule.limit <= 0.6
-    assert reached["0.30"] == {"refused": 1.0, "attacks_known": 1.0}
-    assert reached["0.60"] == {"refused": 0.0, "attacks_known": 1.0}
+    assert reached["1.00"]["false_grants"] == 1.0
     cut = with_bad_faith(rule, _acts(np.array([0.9, 0.1])), np.array([0.5, 0.4]))
     assert cut.tolist() == [[OUT_OF_REACH] * 2, [0.5, 0.4]]
 
@@ -238,28 +227,8 @@ def test_without_attacks_there_is_no_limit(corpus: Corpus) -> None:
     opened = _opened(_divided(corpus))
     honest = replace(opened, rows=[row.model_copy(update={"attack": False}) for row in opened.rows])
     truth = honest.labels.truth_BN
-    acts = _acts(np.full(len(truth), 0.1))
-    rule, _ = choose_bad_faith(honest, range(len(truth)), acts)
+    rule, _ = choose_bad_faith(honest, truth, _acts(np.full(len(truth), 0.1)))
     assert rule.limit == 1.0
-
-
-def test_the_limit_is_chosen_by_training_rows_that_others_told(corpus: Corpus) -> None:
-    divided = _opened(_divided(corpus))
-    attacks = ~divided.labels.truth_BN.any(axis=1)
-    rows = [
-        row.model_copy(update={"attack": bool(attack) and at % 3 > 0})  # none of `valid`
-        for at, (row, attack) in enumerate(zip(divided.rows, attacks, strict=True))
-    ]
-    divided = replace(divided, rows=rows)
-    logits = np.where(divided.labels.truth_BN, 3.0, -3.0)
-    acts = _acts(np.where(attacks, 0.6, 0.3))
-    nothing = Linear(np.zeros((8, 1)), np.zeros(8))
-    blind = Refit(nothing, nothing, acts=True, figures={})
-    assert choose_cut(divided, blind, logits, acts).bad_faith == BadFaith(DECEIT, 1.0)
-    seeing = replace(blind, others_BA=acts[list(divided.split.train)])
-    cut = choose_cut(divided, seeing, logits, acts)
-    assert cut.bad_faith is not None
-    assert 0.3 < cut.bad_faith.limit <= 0.6
 
 
 def test_without_the_rule_thresholds_stay() -> None:

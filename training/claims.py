@@ -30,13 +30,6 @@ class Fit:
     weight_AF: np.ndarray
     bias_A: np.ndarray
 
-    def __call__(self, logits_BA: np.ndarray, features_BF: np.ndarray) -> np.ndarray:
-        """Return the logits with all on top, shape (B, A)."""
-        summed_BA: np.ndarray = (
-            self.scale * logits_BA + features_BF @ self.weight_AF.T + self.bias_A
-        )
-        return summed_BA
-
 
 def others_logits(
     index: Sequence[int],

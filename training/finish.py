@@ -19,18 +19,19 @@ from scipy.special import expit
 from engine.schema import FLAGS
 from heads.bundle import BadFaith, Bundle, BundleInfo, Platt
 from training.args import Base, TrainArgs
-from training.bad_faith import with_bad_faith
+from training.bad_faith import choose_bad_faith, with_bad_faith
 from training.baselines import Scores
 from training.card import render_card
 from training.corpus import Corpus
-from training.cut import choose_cut
 from training.dataset import Example
 from training.fit import data_digest
 from training.fit_heads import (
     Linear,
     apply_platt,
     build_heads,
+    calibrate,
     set_threshold_head,
+    steady_thresholds,
 )
 from training.losses import DELTA_UNIT
 from training.metrics import f1_scores
@@ -77,7 +78,7 @@ def make_bundle(
     start: Bundle | None = None,
     before: Linear | None = None,
 ) -> Bundle:
-    """Fit, calibrate, choose thresholds, measure, and put the bundle together.
+    """Calibrate, choose thresholds on `valid`, measure, and put the bundle together.
 
     Args:
         model: adapter and marker rows as they ship, and heads that were trained along.
@@ -147,37 +148,40 @@ def _fit(
     threshold: Linear | None,
     before: Linear | None = None,
 ) -> _Fitted:
-    """Fit heads on the training part; choose, calibrate and cut by rows that they never saw."""
+    """Fit heads on the training part; choose, calibrate and cut on `valid`."""
     chosen = refit(corpus, state_BH, trained, before)
     joined_BW = join(state_BH, corpus.heard)
     valid, labels = list(corpus.split.valid), corpus.labels
     logits_BN, delta_B2 = chosen.flags(joined_BW), chosen.deltas(joined_BW, labels.facts_BN)
-    act_BA = chosen.act_probabilities(joined_BW, labels.facts_BN)
-    cut = choose_cut(corpus, chosen, logits_BN, act_BA)
-    probability_BN = apply_platt(logits_BN, cut.platts)
-    by_source = {"constant": np.broadcast_to(np.array(cut.thresholds), logits_BN.shape)}
+    truth_BN, use_BN = labels.truth_BN[valid], labels.permitted_BN[valid]
+    platts = calibrate(logits_BN[valid], truth_BN, use_BN)
+    probability_BN = apply_platt(logits_BN, platts)
+    constant = steady_thresholds(probability_BN[valid], truth_BN, use_BN)
+    by_source = {"constant": np.broadcast_to(np.array(constant), logits_BN.shape)}
     if threshold:
         by_source["head"] = expit(threshold(state_BH))
     on_valid = {
-        name: f1_scores(
-            labels.truth_BN[valid],
-            (probability_BN[valid] >= cut_BN[valid]) & labels.permitted_BN[valid],
-        )
+        name: f1_scores(truth_BN, (probability_BN[valid] >= cut_BN[valid]) & use_BN)
         for name, cut_BN in by_source.items()
     }
     source = max(on_valid, key=lambda name: on_valid[name]["flag_macro_f1"])
-    cut_BN = with_bad_faith(cut.bad_faith, act_BA, by_source[source])
+    cut_BN, bad_faith = by_source[source], None
+    by_limit: dict[str, dict[str, float]] = {}
+    if chosen.acts:
+        act_BA = chosen.act_probabilities(joined_BW, labels.facts_BN)
+        bad_faith, by_limit = choose_bad_faith(corpus, probability_BN >= cut_BN, act_BA)
+        cut_BN = with_bad_faith(bad_faith, act_BA, cut_BN)
     return _Fitted(
         chosen,
-        cut.platts,
-        cut.thresholds,
+        platts,
+        constant,
         source,
-        cut.bad_faith,
+        bad_faith,
         Method(Scores(probability_BN, delta_B2), cut_BN),
         {
             "thresholds_on_valid": on_valid,
-            "refit": chosen.figures,
-            "bad_faith": cut.by_limit,
+            "refit_on_valid": chosen.figures,
+            "bad_faith_on_valid": by_limit,
         },
     )
 

@@ -105,8 +105,7 @@ class Refit:
     """The chosen maps on [hidden ; meaning ; words]; `acts` says whether `delta` gives acts.
 
     `claims` is added to the acts; None: nothing is. `figures` says what every candidate reached on
-    `valid`. `others_BA` are the acts' probabilities of the training rows, each by a map that was fitted
-    without its group; None where nothing was fitted so.
+    `valid`.
     """
 
     flags: Linear
@@ -114,7 +113,6 @@ class Refit:
     acts: bool
     figures: dict[str, dict[str, float]]
     claims: Claims | None = None
-    others_BA: np.ndarray | None = None
 
     def act_probabilities(self, joined_BW: np.ndarray, facts_BN: np.ndarray) -> np.ndarray:
         """Return the probabilities of the acts, shape (B, A); (B, 0) where the map gives none."""
@@ -276,13 +274,7 @@ def _with_claims(
         delta = Linear(
             fit.scale * alone.delta.weight_NH, fit.scale * alone.delta.bias_N + fit.bias_A
         )
-        one = replace(
-            alone,
-            delta=delta,
-            claims=Claims(asks, fit.weight_AF),
-            # What is on top has few weights: it knows these rows hardly better than others.
-            others_BA=softmax(fit(logits_BA, features_BF), axis=1),
-        )
+        one = replace(alone, delta=delta, claims=Claims(asks, fit.weight_AF))
         deltas_B2 = one.deltas(heard_VW, labels.facts_BN[valid])
         called = f"{recipe.name} + claims {strength:g}"
         found[called] = one
