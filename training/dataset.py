@@ -15,12 +15,11 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from engine.npc import NPCRegistry
 from engine.prompt import PromptEncoder, act_text
 from engine.schema import FLAGS
-from heads.evidence import NOTHING, Evidence
 from training.oracle import Judged
 from training.prompts import row_parts
 from training.rows import Row
@@ -35,8 +34,8 @@ class Example:
     of <STATE>, `reply` the index of the reply's first id (len(ids) where no reply is learnt).
     `truth_N`, `permitted_N` and `asks_N` (what is asked for, whatever the state is) follow `FLAGS`;
     `act` is a place in the rubric, `attack` whether the row is an attempt to talk a flag out of the
-    NPC; `meaning` is the utterance's sentence vector, for heads that read one, and `evidence` what
-    the state says of what is said.
+    NPC; `meaning` is the utterance's sentence vector, for heads that read one, and `facts` the gate's
+    word on each flag's facts.
     """
 
     ids: tuple[int, ...]
@@ -50,7 +49,7 @@ class Example:
     act: int
     attack: bool
     meaning: tuple[float, ...] = ()
-    evidence: Evidence = NOTHING
+    facts: Mapping[str, bool | None] = field(default_factory=dict)
 
     @property
     def reply_tokens(self) -> int:
@@ -111,7 +110,7 @@ def encode_example(
         act=list(ACTS).index(row.act),
         attack=row.attack,
         meaning=tuple(meaning),
-        evidence=judged.evidence,
+        facts=judged.facts,
     )
 
 
