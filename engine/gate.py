@@ -68,7 +68,7 @@ def unmet_facts(when: Conditions, state: SessionState) -> list[str]:
     world = {fold_id(key): value for key, value in state.game_state.items()}
     for key, wanted in when.game_state.items():
         found = world.get(fold_id(key))
-        if not _equal(wanted, found):
+        if not same_value(wanted, found):
             missing.append(f"needs {key} = {_shown(wanted)} (is {_shown(found)})")
     return missing
 
@@ -96,7 +96,8 @@ def _absent(wanted: Sequence[str], present: Sequence[str]) -> list[str]:
     return [name for name in wanted if fold_id(name) not in held]
 
 
-def _equal(wanted: object, found: object) -> bool:
+def same_value(wanted: object, found: object) -> bool:
+    """Tell whether a game-state value is the one that a condition wants."""
     if isinstance(wanted, str) and isinstance(found, str):
         return fold_id(wanted) == fold_id(found)
     # True == 1 in Python; in a game's state a flag and a count are different things.

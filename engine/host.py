@@ -20,6 +20,7 @@ from engine.errors import Busy
 from engine.gpu import on_accelerator
 from engine.model import LanguageModel
 from engine.prompt import PromptEncoder, act_text
+from heads.evidence import NOTHING, Evidence
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,8 @@ class Job:
 
     `prefix` counts the leading ids that the NPC's stage shares with other prompts, and `session` names
     whose prompt it is: what may be kept for the next one. `write` is False where only the heads are
-    wanted. `meaning` is what is heard of the utterance, where the model's heads read that, and `facts`
-    the gate's word on each flag's facts (`Verdict.facts`); what is not told is unknown. All values
-    can be pickled.
+    wanted. `meaning` is what is heard of the utterance, where the model's heads read that, and
+    `evidence` what the game's state says of it. All values can be pickled.
     """
 
     ids: tuple[int, ...]
@@ -50,7 +50,7 @@ class Job:
     prefix: int = 0
     session: str = ""
     meaning: tuple[float, ...] = ()
-    facts: Mapping[str, bool | None] = field(default_factory=dict)
+    evidence: Evidence = NOTHING
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ class ModelHost:
 def run_job(model: LanguageModel, job: Job) -> Iterator[Event]:
     """Do the work of `ModelHost.run` on `model`, in this thread."""
     started = time.perf_counter()
-    prefill = model.prefill(job.ids, job.meaning, job.facts)
+    prefill = model.prefill(job.ids, job.meaning, job.evidence)
     decision = decide(prefill.reading, job.plan.rules) if job.plan else None
     yield StateKnown(prefill.reading, decision, ms_since(started))
     if not job.write:

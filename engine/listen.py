@@ -56,22 +56,22 @@ class Listener:
     """An embedder whose vectors tell the words too; its `id` says so.
 
     Args:
-        embedder: gives the sentence vectors.
+        embedder: gives the sentence vectors, and is there as `sentences`.
     """
 
     def __init__(self, embedder: Embedder) -> None:
-        self._embedder = embedder
+        self.sentences = embedder
         self.id = embedder.id + _SUFFIX
 
     @property
     def dim(self) -> int:
         """Length of a vector: the sentence vector's and the words'."""
-        return self._embedder.dim + WORD_SIZE
+        return self.sentences.dim + WORD_SIZE
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         """Return one vector a text, float32, shape (len(texts), dim)."""
         words_BK = counted_words(texts).toarray() if texts else np.zeros((0, WORD_SIZE), np.float32)
-        return np.hstack([self._embedder.encode(texts), words_BK])
+        return np.hstack([self.sentences.encode(texts), words_BK])
 
 
 def listener_of(wanted: str, embedder: Embedder) -> Embedder | None:

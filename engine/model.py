@@ -28,7 +28,7 @@ from engine.errors import ModelError, NotReady
 from engine.locks import LOADING
 from engine.prompt import MARKERS, PromptEncoder, control_ids
 from heads.bundle import Bundle
-from heads.modules import count_fact
+from heads.evidence import NOTHING, Evidence
 from heads.pooling import pool_state
 from heads.spec import DELTA_NAMES, FINAL_NORM
 
@@ -192,14 +192,14 @@ class LanguageModel:
         self,
         ids: Sequence[int],
         meaning: Sequence[float] = (),
-        facts: Mapping[str, bool | None] | None = None,
+        evidence: Evidence | None = None,
     ) -> Prefill:
         """Feed a prompt of T ids that holds one <STATE>, once.
 
         Args:
             ids: the prompt.
             meaning: what is heard of the utterance, where the bundle's heads read that.
-            facts: see `read_heads`.
+            evidence: see `read_heads`.
 
         Raises:
             ModelError: the forward pass failed or gave values that are not finite.
@@ -211,31 +211,30 @@ class LanguageModel:
             hidden_1H = pool_state(hidden_1TH, ids_1T, self.encoder.state_id).cpu()
         except (RuntimeError, ValueError, IndexError) as exc:
             raise ModelError(f"the model failed while it read the prompt: {exc}") from exc
-        return Prefill(self.read_heads(hidden_1H, meaning, facts), hidden_1H[0], cache, len(ids))
+        return Prefill(self.read_heads(hidden_1H, meaning, evidence), hidden_1H[0], cache, len(ids))
 
     @torch.inference_mode()
     def read_heads(
         self,
         hidden_1H: torch.Tensor,
         meaning: Sequence[float] = (),
-        facts: Mapping[str, bool | None] | None = None,
+        evidence: Evidence | None = None,
     ) -> Reading:
         """Turn the hidden state at <STATE>, shape (1, H), into calibrated values.
 
         Args:
             hidden_1H: the hidden state.
             meaning: what is heard of the utterance, of the bundle's width.
-            facts: flag → whether what its conditions name is so, as `Verdict.facts`; what is not told
-                counts as unknown.
+            evidence: what the game's state says of what is said, for heads with claims; None: nothing.
 
         Raises:
             ModelError: a value is not finite, or the sentence vector is not the bundle's.
         """
         info = self.bundle.info
         meaning_1M = torch.tensor([list(meaning)]) if len(meaning) else None
-        told = [count_fact((facts or {}).get(flag)) for flag in info.spec.flags]
+        evidence_1E = torch.tensor([(evidence or NOTHING).numbers(info.spec.flags)])
         try:
-            outputs = self._heads(hidden_1H, meaning_1M, torch.tensor([told]))
+            outputs = self._heads(hidden_1H, meaning_1M, evidence_1E)
         except ValueError as exc:
             raise ModelError(str(exc)) from exc
         read = (hidden_1H, outputs.delta_B2, outputs.flag_logits_BN, outputs.threshold_BN)

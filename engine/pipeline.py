@@ -163,7 +163,7 @@ class DialogueEngine:
     def predict(
         self, prompt: str, npc_id: str, persona_tags: Mapping[str, Any] | None, params: GenParams
     ) -> dict[str, Any]:
-        """Run a ready prompt in the markers' text form: no gate, so no facts either, and no session.
+        """Run a ready prompt in the markers' text form: no gate, no evidence and no session.
 
         Args:
             prompt: "<SYS>…<STATE>", or on to "<NPC>".

@@ -15,10 +15,12 @@ from engine.decision import Decision, Rules
 from engine.decode import Sampling
 from engine.embed import Embedder
 from engine.errors import ModelError
+from engine.evidence import gather_evidence
 from engine.fallback import authored_line, fallback_line
 from engine.gate import check_flags, count_repeats, find_forbidden, open_in_bad_faith, overrides
 from engine.host import Host, Job, LineDone, LineSoFar, Plan, StateKnown
 from engine.knowledge import Briefing, Interpretation, Knowledge, KnowledgeError
+from engine.listen import Listener
 from engine.naming import missing_sentence
 from engine.npc import NPC, DeltaPolicy, NPCRegistry
 from engine.prompt import PromptParts, render_parts
@@ -35,6 +37,7 @@ from engine.schema import (
 from engine.state import after_turn
 from engine.text import has_words
 from engine.turn import Outcome, TurnFrame, build_result, effect_id, off_details
+from heads.evidence import NOTHING, Evidence
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +59,13 @@ class Parts:
     knowledge: Knowledge | None
     embedder: Embedder
     listener: Embedder | None = None
+
+    @property
+    def sentences(self) -> Embedder:
+        """What gives the sentence vectors that the bundle's heads were trained with."""
+        if self.listener is None:
+            return self.embedder
+        return self.listener.sentences if isinstance(self.listener, Listener) else self.listener
 
     def meaning(self, utterance: str) -> tuple[float, ...]:
         """Return what the heads hear of an utterance; () where they hear nothing."""
@@ -222,7 +232,16 @@ class Turn:
             ),
             write=write,
             meaning=self._parts.meaning(frame.utterance),
-            facts={flag: verdict.facts for flag, verdict in asked.rules.verdicts.items()},
+            evidence=self._evidence(asked),
+        )
+
+    def _evidence(self, asked: _Asked) -> Evidence:
+        """Return what the heads need to tell a claim by; nothing where they make nothing of it."""
+        frame, model = self._frame, self._parts.host.model
+        if not model.bundle.info.spec.claims:
+            return NOTHING
+        return gather_evidence(
+            frame.npc, frame.state, frame.utterance, asked.rules.verdicts, self._parts.sentences
         )
 
     def _known(self, event: StateKnown, decision: Decision, asked: _Asked, writes: bool) -> None:

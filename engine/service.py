@@ -19,6 +19,7 @@ from typing import Any
 from engine.compute import in_passing
 from engine.embed import Embedder, SentenceEmbedder
 from engine.errors import EngineError, NotReady, NPCFileError
+from engine.evidence import warm_evidence
 from engine.host import Host
 from engine.knowledge import Knowledge, KnowledgeError
 from engine.listen import listener_of
@@ -147,6 +148,7 @@ class EngineService:
     def _load_knowledge(self) -> Embedder:
         self._embedder = self._embedder or self._load_embedder(self.settings)
         self._open_knowledge(self._embedder, self._registry)
+        warm_evidence(self._registry, self._embedder)
         return self._embedder
 
     def _open_knowledge(self, embedder: Embedder, registry: NPCRegistry) -> None:
@@ -214,6 +216,7 @@ class EngineService:
                 model, host = in_passing(self._load_anew)
                 listener = self._listener(model)
             self._sync(registry)
+            warm_evidence(registry, parts.sentences)
             changed = host is not parts.host
             self._engine.parts = replace(
                 parts,

@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from heads.modules import StateHeads
 from heads.spec import FINAL_NORM, HeadSpec
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MANIFEST = "bundle.json"
 HEADS = "heads.safetensors"
 MARKER_ROWS = "marker_rows.safetensors"
@@ -304,8 +304,7 @@ def _from_json(data: Mapping[str, Any]) -> BundleInfo:
                 layer=FINAL_NORM if layer == _FINAL_NORM_NAME else int(layer),
                 meaning_size=int(data["meaning"]["size"]),
                 acts=tuple(str(act) for act in data["acts"]),
-                # Bundles of before say nothing of claims, and have none.
-                claims=bool(data.get("claims", False)),
+                claims=bool(data["claims"]),
             ),
             embedder_id=str(data["meaning"]["embedder"]),
             bad_faith=BadFaith(

@@ -9,8 +9,8 @@
 
 All are linear on one vector; float32 throughout, since they cost nothing beside the model. A small base
 reads a state well and a sentence poorly; the sentence vector, which a turn has anyway, and counted
-words make up for it. Only claims are a product: "here is the sword" is help from one who has it and a
-lie from one who has not, which no sum of the two tells.
+words make up for it. Only claims are a product (`heads.evidence`): "here is the sword" is help from one
+who has it and a lie from one who has not, which no sum of the two tells.
 """
 
 from __future__ import annotations
@@ -20,13 +20,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from heads.evidence import claims_of, claims_size, evidence_size
 from heads.spec import DELTA_NAMES, HeadSpec
-
-ABSENT, UNKNOWN, PRESENT = -1, 0, 1
-"""What the game's state says of what a flag's conditions name; unknown where they name no facts."""
-
-# Per flag: asked for, and the same where the facts are absent, and where they are present.
-_CLAIMS = 3
 
 
 @dataclass(frozen=True)
@@ -40,23 +35,6 @@ class HeadOutputs:
     flag_logits_BN: torch.Tensor
     threshold_BN: torch.Tensor
     act_BA: torch.Tensor
-
-
-def count_fact(fact: bool | None) -> int:
-    """Return a gate's word on a flag's facts as the heads count it."""
-    return UNKNOWN if fact is None else PRESENT if fact else ABSENT
-
-
-def claims_of(asks_logits_BN: torch.Tensor, facts_BN: torch.Tensor) -> torch.Tensor:
-    """Return what the claim head reads, shape (B, 3N).
-
-    Args:
-        asks_logits_BN: logits of what is asked for.
-        facts_BN: `ABSENT`, `UNKNOWN` or `PRESENT` a flag.
-    """
-    asked_BN = torch.sigmoid(asks_logits_BN)
-    absent_BN, present_BN = facts_BN == ABSENT, facts_BN == PRESENT
-    return torch.cat([asked_BN, asked_BN * absent_BN, asked_BN * present_BN], dim=-1)
 
 
 class StateHeads(nn.Module):
@@ -74,13 +52,14 @@ class StateHeads(nn.Module):
             self.register_buffer("worth_A2", torch.zeros(acts, len(DELTA_NAMES)))
         if spec.claims:
             self.asks = nn.Linear(spec.width, len(spec.flags))
-            self.claim = nn.Linear(_CLAIMS * len(spec.flags), acts, bias=False)
+            self.near = nn.Linear(3, 1)
+            self.claim = nn.Linear(claims_size(len(spec.flags)), acts, bias=False)
 
     def forward(
         self,
         hidden_BH: torch.Tensor,
         meaning_BM: torch.Tensor | None = None,
-        facts_BN: torch.Tensor | None = None,
+        evidence_BE: torch.Tensor | None = None,
     ) -> HeadOutputs:
         """Read a batch.
 
@@ -88,7 +67,8 @@ class StateHeads(nn.Module):
             hidden_BH: hidden states, shape (B, H).
             meaning_BM: what was heard of the utterances (unit sentence vectors, and where the bundle
                 says so counted words behind them), shape (B, M), where the spec asks.
-            facts_BN: what the state says of each flag's facts, shape (B, N); None: unknown.
+            evidence_BE: what the state says of what is said, for heads with claims, shape (B, E); see
+                `heads.evidence`. None: nothing is known, and nothing claimed.
 
         Raises:
             ValueError: sentence vectors are missing, of another width, or not asked for.
@@ -104,9 +84,10 @@ class StateHeads(nn.Module):
         raw_BD = self.delta(input_BW)
         if self.spec.claims:
             asks_logits_BN = self.asks(input_BW)
-            if facts_BN is None:
-                facts_BN = torch.full_like(asks_logits_BN, UNKNOWN)
-            raw_BD = raw_BD + self.claim(claims_of(asks_logits_BN, facts_BN))
+            if evidence_BE is None:
+                evidence_BE = input_BW.new_zeros(len(input_BW), evidence_size(len(self.spec.flags)))
+            near_3, bias = self.near.weight[0], self.near.bias
+            raw_BD = raw_BD + self.claim(claims_of(asks_logits_BN, evidence_BE, near_3, bias))
         if self.spec.acts:
             act_BA = torch.softmax(raw_BD, dim=-1)
             delta_B2 = act_BA @ self.worth_A2

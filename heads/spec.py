@@ -25,7 +25,8 @@ class HeadSpec:
             state; 0: they read the hidden state alone.
         acts: names of the ways of treating an NPC that the delta is a mean of; none: the delta head
             gives the delta itself.
-        claims: whether the acts hang on what is asked for and on whether the game's state bears it out.
+        claims: whether the acts hang on what is claimed and on whether the game's state bears it out
+            (`heads.evidence`).
 
     Raises:
         ValueError: no flags, a name twice, claims without acts, or a size or layer that cannot be.

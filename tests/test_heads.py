@@ -34,7 +34,8 @@ from heads.bundle import (
     load_bundle,
     save_bundle,
 )
-from heads.modules import ABSENT, PRESENT, UNKNOWN, StateHeads, count_fact
+from heads.evidence import Bearing, Evidence, Named, claims_of, claims_size, evidence_size
+from heads.modules import StateHeads
 from heads.pooling import pool_state, state_positions
 from heads.spec import FINAL_NORM, HeadSpec
 from tests.fakes import HIDDEN, tiny_bundle, tiny_model
@@ -65,6 +66,7 @@ def _claiming() -> StateHeads:
             parameter.zero_()
         heads.asks.weight[0, 0] = heads.asks.weight[1, 1] = 20.0
         heads.asks.bias.fill_(-10.0)
+        heads.near.weight.copy_(torch.tensor([[1.0, 20.0, 0.0]]))
         heads.claim.weight[0, 2:4] = 9.0  # absent, of a and b
         heads.claim.weight[1, 4:6] = 9.0  # present
         heads.claim.weight[2, 0:2] = 4.0  # asked for
@@ -72,23 +74,50 @@ def _claiming() -> StateHeads:
     return heads
 
 
+def _evidence(*told: dict[str, Bearing]) -> torch.Tensor:
+    return torch.tensor([Evidence(one).numbers(("a", "b")) for one in told])
+
+
 def test_the_same_words_are_help_or_a_lie_by_the_facts():
     heads = _claiming()
     asks_a_BH = torch.tensor([[1.0, 0.0, 0.0]] * 4)
-    facts_BN = torch.tensor([[PRESENT, ABSENT], [ABSENT, PRESENT], [UNKNOWN, ABSENT], [0, 0]])
-    read = heads(asks_a_BH, facts_BN=facts_BN)
+    facts = ((True, False), (False, True), (None, False), (None, None))
+    told = [{"a": Bearing(one), "b": Bearing(other)} for one, other in facts]
+    read = heads(asks_a_BH, evidence_BE=_evidence(*told))
     assert read.act_BA.argmax(dim=-1).tolist() == [1, 0, 2, 2]
     assert read.delta_B2[0, 0] > 0.09
     assert read.delta_B2[1, 0] < -0.09
-    nothing = heads(torch.zeros(1, 3), facts_BN=torch.tensor([[ABSENT, ABSENT]]))
+    nothing = heads(torch.zeros(1, 3), evidence_BE=_evidence(told[1]))
     assert nothing.act_BA.std() < 1e-3  # nothing is asked for, so nothing is claimed
 
 
-def test_facts_that_are_not_told_are_unknown():
+def test_words_near_a_flags_rule_ask_for_it_and_a_flag_of_another_stage_is_not_asked_for():
+    heads = _claiming()
+    near = {"b": Bearing(facts=False, rule=1.0)}
+    read = heads(torch.zeros(1, 3), evidence_BE=_evidence(near))
+    assert read.act_BA.argmax(dim=-1).tolist() == [0]
+    asks_a_BH = torch.tensor([[1.0, 0.0, 0.0]])
+    elsewhere = heads(asks_a_BH, evidence_BE=_evidence({"b": Bearing(facts=False)}))
+    assert elsewhere.act_BA.std() < 1e-3
+
+
+def test_without_evidence_nothing_is_claimed():
     heads, hidden_BH = _claiming(), torch.tensor([[1.0, 1.0, 0.0]])
-    told = heads(hidden_BH, facts_BN=torch.tensor([[UNKNOWN, UNKNOWN]]))
-    assert torch.equal(heads(hidden_BH).act_BA, told.act_BA)
-    assert [count_fact(one) for one in (None, True, False)] == [UNKNOWN, PRESENT, ABSENT]
+    assert torch.equal(heads(hidden_BH).act_BA, heads(hidden_BH, evidence_BE=_evidence({})).act_BA)
+    assert heads(hidden_BH).act_BA.std() < 1e-3
+
+
+def test_what_is_named_is_the_last_that_the_claim_head_reads():
+    named = Named(near_present=0.1, near_absent=0.2, said_present=0.3, said_absent=0.4)
+    evidence = Evidence({"b": Bearing(facts=True, rule=0.5, value=0.6)}, named)
+    numbers = evidence.numbers(("a", "b"))
+    assert numbers == [0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.5, 0.6, 0.1, 0.2, 0.3, 0.4]
+    assert len(numbers) == evidence_size(2)
+    read = claims_of(torch.zeros(1, 2), torch.tensor([numbers]), torch.zeros(3), torch.zeros(1))
+    assert read.shape == (1, claims_size(2))
+    assert read[0].tolist() == pytest.approx(
+        [0.0, 0.5, 0.0, 0.0, 0.0, 0.5, 0.0, 0.5, 0.0, 0.1, 0.2, 0.3, 0.4]
+    )
 
 
 def test_claims_are_kept_in_a_bundle_and_need_acts(tmp_path):
@@ -101,12 +130,8 @@ def test_claims_are_kept_in_a_bundle_and_need_acts(tmp_path):
     loaded = load_bundle(tmp_path / "b")
     assert loaded.info.spec.claims
     assert torch.equal(loaded.heads.claim.weight, heads.claim.weight)
-    save_bundle(plain, tmp_path / "plain")
-    for folder in ("b", "plain"):  # bundles of before say nothing of claims
-        manifest = json.loads((tmp_path / folder / MANIFEST).read_text())
-        del manifest["claims"]
-        (tmp_path / folder / MANIFEST).write_text(json.dumps(manifest))
-    assert not load_bundle(tmp_path / "plain").info.spec.claims
+    manifest = json.loads((tmp_path / "b" / MANIFEST).read_text())
+    (tmp_path / "b" / MANIFEST).write_text(json.dumps({**manifest, "claims": False}))
     with pytest.raises(BundleError, match="unknown tensors"):
         load_bundle(tmp_path / "b")
 
@@ -294,8 +319,8 @@ def edit_tensors(
 
 
 MANIFEST_DAMAGE: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "another version": (lambda d: d.update(schema_version=1), "schema version 2"),
-    "no version": (lambda d: d.pop("schema_version"), "schema version 2"),
+    "another version": (lambda d: d.update(schema_version=1), "schema version 3"),
+    "no version": (lambda d: d.pop("schema_version"), "schema version 3"),
     "no name": (lambda d: d.pop("name"), "name"),
     "bad faith of acts unknown": (
         lambda d: d.update(bad_faith={"acts": ["lie"], "limit": 0.3}),

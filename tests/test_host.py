@@ -29,6 +29,7 @@ from engine.prompt import PromptParts, act_text
 from engine.schema import FLAGS, Delta
 from engine.serving.batch import BatchHost
 from engine.serving.lean import LeanDecoder
+from heads.evidence import Bearing, Evidence, Named, evidence_size
 from tests.fakes import tiny_language_model
 
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, repetition_penalty=1.0, max_new_tokens=20, seed=5)
@@ -75,26 +76,27 @@ def speaking(text: str, *, ends: bool = True) -> LanguageModel:
 
 
 class Noting:
-    """Heads that note the facts they are given, and read what the real ones would."""
+    """Heads that note the evidence they are given, and read what the real ones would."""
 
     def __init__(self, heads: nn.Module) -> None:
-        self.heads, self.facts = heads, list[list[int]]()
+        self.heads, self.evidence = heads, list[list[float]]()
 
-    def __call__(self, hidden_BH: Any, meaning_BM: Any, facts_BN: Any) -> Any:
-        self.facts.append(facts_BN[0].tolist())
-        return self.heads(hidden_BH, meaning_BM, facts_BN)
+    def __call__(self, hidden_BH: Any, meaning_BM: Any, evidence_BE: Any) -> Any:
+        self.evidence.append(evidence_BE[0].tolist())
+        return self.heads(hidden_BH, meaning_BM, evidence_BE)
 
 
 @pytest.mark.parametrize("together", [False, True])
-def test_heads_are_told_what_the_gate_knows_of_each_flags_facts(together: bool) -> None:
+def test_heads_are_told_what_the_state_says_of_what_is_said(together: bool) -> None:
     model = tiny_language_model()
     model._heads = heads = Noting(model._heads)
     host = BatchHost(model, LeanDecoder(model.model, 400)) if together else ModelHost(model)
-    told = {FLAGS[0]: False, FLAGS[2]: True, FLAGS[3]: None}
-    for facts in (told, {}):
-        list(host.run(make_job(model, plan=make_plan(), write=False, facts=facts)))
+    told = Evidence({FLAGS[1]: Bearing(facts=False, rule=0.5, value=0.25)}, Named(said_absent=1.0))
+    for evidence in (told, Evidence()):
+        list(host.run(make_job(model, plan=make_plan(), write=False, evidence=evidence)))
     host.close()
-    assert heads.facts == [[-1, 0, 1, *[0] * (len(FLAGS) - 3)], [0] * len(FLAGS)]
+    nothing = [0.0] * evidence_size(len(FLAGS))
+    assert heads.evidence == [[*nothing[:4], 1.0, -1.0, 0.5, 0.25, *nothing[8:-1], 1.0], nothing]
 
 
 def said(model: LanguageModel, tokens: int = 100, **values: Any) -> list[str]:

@@ -11,11 +11,13 @@ import pytest
 import torch
 
 from heads.bundle import BadFaith
+from heads.evidence import Bearing, Evidence, claims_size, evidence_size
 from heads.spec import HeadSpec
 from tests.test_trainer import corpus as _corpus
 from training.bad_faith import DECEIT, OUT_OF_REACH, choose_bad_faith, deceit, with_bad_faith
 from training.claims import fit_on_top, others_logits
 from training.corpus import Corpus
+from training.cut import choose_cut
 from training.fit_heads import (
     Claims,
     Linear,
@@ -26,10 +28,11 @@ from training.fit_heads import (
     claim_features,
     fit_acts,
     fit_flags,
+    fit_nearness,
     steady_thresholds,
 )
 from training.metrics import f1_scores
-from training.refit import WORTH, Refit, Trained, join, refit
+from training.refit import WORTH, Kept, Others, Refit, Trained, join, refit, refit_claims
 from training.rubric import ACTS
 from training.split import Split
 
@@ -71,7 +74,7 @@ def test_the_last_fit_says_what_each_candidate_reached_and_takes_the_best(corpus
     assert best == pytest.approx(1.0)
     truth = divided.labels.truth_BN[:, 0]
     assert logits[truth, 0].min() > logits[~truth, 0].max()
-    deltas = found.deltas(join(states, divided.heard), divided.labels.facts_BN)
+    deltas = found.deltas(join(states, divided.heard), divided.labels.evidence_BE)
     assert deltas.shape == (len(divided.rows), 2)
 
 
@@ -108,24 +111,51 @@ def test_heads_in_torch_mix_acts_as_numpy_does() -> None:
 
 
 def _claimants(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return asks of one of two things (logits), facts, and acts: help or a lie, by what one has."""
+    """Return asks of one of two things (logits), evidence, and acts: help or a lie, by what one has."""
     random = np.random.default_rng(6)
     asked_B, has_BN = random.integers(0, 3, count), random.random((count, 2)) > 0.5
     asks_BN = np.where(asked_B[:, None] == np.arange(2), 4.0, -4.0)
     acts = list(ACTS)
     has_it = has_BN[np.arange(count), np.minimum(asked_B, 1)]
     made = np.where(has_it, acts.index("help"), acts.index("lie"))
-    return asks_BN, np.where(has_BN, 1, -1), np.where(asked_B < 2, made, acts.index("neutral"))
+    told = [
+        Evidence({flag: Bearing(bool(has)) for flag, has in zip("ab", has_N, strict=True)})
+        for has_N in has_BN
+    ]
+    evidence_BE = np.array([one.numbers("ab") for one in told])
+    return asks_BN, evidence_BE, np.where(asked_B < 2, made, acts.index("neutral"))
+
+
+_LOGIT_ALONE = Linear(np.array([[1.0, 0.0, 0.0]]), np.zeros(1))
 
 
 def test_claims_tell_what_no_sum_tells() -> None:
-    asks_BN, facts_BN, act_B = _claimants(400)
-    both = np.hstack([asks_BN, facts_BN]).astype(np.float64)
+    asks_BN, evidence_BE, act_B = _claimants(400)
+    both = np.hstack([asks_BN, evidence_BE]).astype(np.float64)
     summed = fit_acts(both, act_B, len(ACTS), 1.0)(both)
     assert (summed.argmax(axis=1) != act_B).mean() > 0.1
-    fit = fit_on_top(summed, claim_features(asks_BN, facts_BN), act_B, 1e-4)
-    told = fit.scale * summed + claim_features(asks_BN, facts_BN) @ fit.weight_AF.T + fit.bias_A
-    assert (told.argmax(axis=1) == act_B).all()
+    features_BF = claim_features(asks_BN, evidence_BE, _LOGIT_ALONE)
+    fit = fit_on_top(summed, features_BF, act_B, 1e-4)
+    assert (fit(summed, features_BF).argmax(axis=1) == act_B).all()
+
+
+def test_nearness_to_a_rule_tells_what_is_asked_for_where_the_logit_does_not() -> None:
+    random = np.random.default_rng(4)
+    asks_BN = random.random((500, 2)) > 0.7
+    near_BN = np.where(asks_BN, 0.6, 0.2) + random.normal(scale=0.1, size=asks_BN.shape)
+    told = [
+        Evidence({flag: Bearing(None, rule=rule) for flag, rule in zip("ab", near_N, strict=True)})
+        for near_N in near_BN
+    ]
+    evidence_BE = np.array([one.numbers("ab") for one in told])
+    near = fit_nearness(random.normal(size=asks_BN.shape), evidence_BE, asks_BN)
+    weight_3 = near.weight_NH[0]
+    assert weight_3[1] > 5.0
+    assert abs(weight_3[0]) < 1.0
+    # A flag that is nowhere part of the stage has no part in it.
+    elsewhere_BE = np.array([Evidence().numbers("ab")] * 500)
+    alone = fit_nearness(asks_BN * 1.0, elsewhere_BE, asks_BN)
+    assert alone.weight_NH.tolist() == _LOGIT_ALONE.weight_NH.tolist()
 
 
 def test_a_fit_on_top_that_has_nothing_to_add_leaves_what_is_there() -> None:
@@ -155,16 +185,18 @@ def test_no_row_is_told_by_a_map_that_knows_its_group() -> None:
 def test_heads_in_torch_read_claims_as_numpy_does() -> None:
     random = np.random.default_rng(3)
     features = random.normal(size=(60, 9)).astype(np.float32)
-    facts_BN = random.integers(-1, 2, (60, 2))
+    evidence_BE = random.random((60, evidence_size(2)))
+    evidence_BE[:, [1, 5]] = random.integers(-1, 2, (60, 2))
     acts = fit_acts(features, random.integers(0, 16, 60), 16, 0.1, meaning=4)
     asks, flags = (Linear(random.normal(size=(2, 9)), random.normal(size=2)) for _ in range(2))
-    claims = Claims(asks, random.normal(size=(16, 6)))
+    near = Linear(random.normal(size=(1, 3)), random.normal(size=1))
+    claims = Claims(asks, near, random.normal(size=(16, claims_size(2))))
     chosen = Refit(flags, acts, acts=True, figures={}, claims=claims)
     spec = HeadSpec(("a", "b"), 5, meaning_size=4, acts=tuple(ACTS), claims=True)
     heads = build_heads(spec, acts, flags, [0.5, 0.5], WORTH, claims)
     given = torch.from_numpy(features)
-    out = heads(given[:, :5], given[:, 5:], torch.from_numpy(facts_BN))
-    expected = chosen.deltas(features, facts_BN)
+    out = heads(given[:, :5], given[:, 5:], torch.from_numpy(evidence_BE).float())
+    expected = chosen.deltas(features, evidence_BE)
     assert np.abs(out.delta_B2.detach().numpy() - expected).max() < 1e-5
 
 
@@ -179,6 +211,42 @@ def test_a_flag_head_that_served_so_far_is_a_candidate(corpus: Corpus) -> None:
     found = refit(divided, states, before=known)
     assert found.figures["flags_auprc"]["as before"] == pytest.approx(1.0)
     assert found.flags is known
+
+
+def test_claims_bring_what_other_maps_say_of_the_training_rows(corpus: Corpus) -> None:
+    divided = _divided(corpus)
+    state_BH = np.random.default_rng(1).normal(size=(len(divided.rows), 8))
+    found = refit(divided, state_BH)
+    assert (found.others is not None) == (found.claims is not None)
+    if found.others is not None:
+        assert found.others.index == tuple(divided.split.train)
+        assert found.others.act_BA.shape == (len(divided.split.train), len(ACTS))
+
+
+def test_kept_maps_stay_and_claims_come_on_top_by_rows_that_they_do_not_know(
+    corpus: Corpus,
+) -> None:
+    divided = _opened(_divided(corpus))
+    states = np.random.default_rng(1).normal(size=(len(divided.rows), 8))
+    width = join(states, divided.heard).shape[1]
+    index = list(divided.split.train)[::2]
+    flags, asks = Linear(np.eye(8, width), np.ones(8)), Linear(np.eye(8, width), np.zeros(8))
+    acts = Linear(np.eye(len(ACTS), width), np.zeros(len(ACTS)))
+    found = refit_claims(divided, states, Kept(flags, acts, asks, index))
+    assert found.flags is flags
+    assert found.claims is not None
+    assert found.claims.asks is asks
+    assert found.others is not None
+    assert found.others.index == tuple(index)
+    scaled = found.delta.weight_NH[acts.weight_NH > 0]
+    assert scaled == pytest.approx(np.full(len(scaled), scaled[0]))
+    reached = found.figures["delta_spearman"]
+    assert "kept acts" in reached
+    # States of rows that are neither fitted on nor chosen by have no part in it.
+    used = {*index, *divided.split.valid}
+    states[[at for at in range(len(states)) if at not in used]] = 7.0
+    again = refit_claims(divided, states, Kept(flags, acts, asks, index))
+    assert again.figures == found.figures
 
 
 def test_few_rows_are_fitted_without_claims(corpus: Corpus) -> None:
@@ -214,11 +282,12 @@ def test_the_limit_of_bad_faith_keeps_attacks_out_and_honest_turns_in(corpus: Co
         for row, attack in zip(divided.rows, attacks, strict=True)
     ]
     opened = _opened(replace(divided, rows=rows))
-    proposed = divided.labels.truth_BN | attacks[:, None]
-    rule, reached = choose_bad_faith(opened, proposed, _acts(np.where(attacks, 0.6, 0.3)))
+    acts = _acts(np.where(attacks, 0.6, 0.3))
+    rule, reached = choose_bad_faith(opened, range(len(rows)), acts)
     assert rule.acts == DECEIT
     assert 0.3 < rule.limit <= 0.6
-    assert reached["1.00"]["false_grants"] == 1.0
+    assert reached["0.30"] == {"refused": 1.0, "attacks_known": 1.0}
+    assert reached["0.60"] == {"refused": 0.0, "attacks_known": 1.0}
     cut = with_bad_faith(rule, _acts(np.array([0.9, 0.1])), np.array([0.5, 0.4]))
     assert cut.tolist() == [[OUT_OF_REACH] * 2, [0.5, 0.4]]
 
@@ -227,8 +296,29 @@ def test_without_attacks_there_is_no_limit(corpus: Corpus) -> None:
     opened = _opened(_divided(corpus))
     honest = replace(opened, rows=[row.model_copy(update={"attack": False}) for row in opened.rows])
     truth = honest.labels.truth_BN
-    rule, _ = choose_bad_faith(honest, truth, _acts(np.full(len(truth), 0.1)))
+    acts = _acts(np.full(len(truth), 0.1))
+    rule, _ = choose_bad_faith(honest, range(len(truth)), acts)
     assert rule.limit == 1.0
+
+
+def test_the_limit_is_chosen_by_training_rows_that_others_told(corpus: Corpus) -> None:
+    divided = _opened(_divided(corpus))
+    attacks = ~divided.labels.truth_BN.any(axis=1)
+    rows = [
+        row.model_copy(update={"attack": bool(attack) and at % 3 > 0})  # none of `valid`
+        for at, (row, attack) in enumerate(zip(divided.rows, attacks, strict=True))
+    ]
+    divided = replace(divided, rows=rows)
+    logits = np.where(divided.labels.truth_BN, 3.0, -3.0)
+    acts = _acts(np.where(attacks, 0.6, 0.3))
+    nothing = Linear(np.zeros((8, 1)), np.zeros(8))
+    blind = Refit(nothing, nothing, acts=True, figures={})
+    assert choose_cut(divided, blind, logits, acts).bad_faith == BadFaith(DECEIT, 1.0)
+    train = tuple(divided.split.train)
+    seeing = replace(blind, others=Others(train, acts[list(train)]))
+    cut = choose_cut(divided, seeing, logits, acts)
+    assert cut.bad_faith is not None
+    assert 0.3 < cut.bad_faith.limit <= 0.6
 
 
 def test_without_the_rule_thresholds_stay() -> None:

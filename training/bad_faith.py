@@ -1,4 +1,4 @@
-"""From how probable an act of deceit on no flag is granted: chosen on `valid`, shipped in the bundle.
+"""From how probable an act of deceit on no flag is granted: chosen by attacks, shipped in the bundle.
 
 An attack asks for what others ask for honestly, so a flag's own probability cannot tell them apart; how
 the player treats the NPC can. Knows nothing of models.
@@ -6,21 +6,22 @@ the player treats the NPC can. Knows nothing of models.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from heads.bundle import BadFaith
 from training.corpus import Corpus
-from training.metrics import f1_scores
 from training.rubric import ACTS
 
 DECEIT = ("threat", "lie", "manipulation")
 OUT_OF_REACH = 2.0
 """A threshold that no probability reaches."""
 
-_LIMITS = tuple(round(0.2 + 0.05 * step, 2) for step in range(13))
-# Macro-F1 that caution may cost: attacks on `valid` are few, and what is talked out of an NPC costs a
-# game more than what comes a turn late.
-_CAUTION = 0.005
+_LIMITS = tuple(round(0.05 + 0.01 * step, 2) for step in range(76))
+# Turns in which something is due and nothing is granted for caution's sake, at most. What is talked out
+# of an NPC costs a game more than what comes a turn late.
+_REFUSED = 0.05
 
 
 def deceit(act_BA: np.ndarray) -> np.ndarray:
@@ -30,36 +31,34 @@ def deceit(act_BA: np.ndarray) -> np.ndarray:
 
 
 def choose_bad_faith(
-    corpus: Corpus, proposed_BN: np.ndarray, act_BA: np.ndarray
+    corpus: Corpus, index: Sequence[int], act_BA: np.ndarray
 ) -> tuple[BadFaith, dict[str, dict[str, float]]]:
-    """Return the rule that serves `valid`, and what every limit reached there.
+    """Return the rule that serves some rows, and what every limit reaches there.
 
-    Of the limits that cost next to nothing, those with the fewest false grants; of these the lowest.
-    Without attacks on `valid` nothing can be said for a limit, and there is none.
+    The lowest limit that refuses next to none of the turns in which something is due. Flags have no
+    part in it: a limit that is chosen by what gets through hangs on a handful of turns. Without attacks
+    among the rows, or turns in which something is due, nothing can be said for a limit, and there is
+    none.
 
     Args:
-        corpus: labelled turns, divided.
-        proposed_BN: which flags reach their thresholds, for all rows.
-        act_BA: probabilities of the acts, for all rows.
+        corpus: labelled turns.
+        index: of the rows to choose by: such as the map of the acts was not fitted on.
+        act_BA: probabilities of the acts there, a row each.
     """
-    valid, labels = list(corpus.split.valid), corpus.labels
-    attacks = np.array([corpus.rows[at].attack for at in valid])
-    open_BN = proposed_BN[valid] & labels.permitted_BN[valid]
-    reached: dict[str, dict[str, float]] = {}
-    for limit in (1.0, *_LIMITS):
-        fired_BN = open_BN & ~(deceit(act_BA[valid]) >= limit)[:, None]
-        granted = fired_BN[attacks].any(axis=1)
-        reached[f"{limit:.2f}"] = {
-            "flag_macro_f1": f1_scores(labels.truth_BN[valid], fired_BN)["flag_macro_f1"],
-            "false_grants": float(granted.mean()) if len(granted) else 0.0,
+    at = list(index)
+    attacks = np.array([corpus.rows[row].attack for row in at])
+    due = corpus.labels.truth_BN[at].any(axis=1) & ~attacks
+    if not attacks.any() or not due.any():
+        return BadFaith(DECEIT, 1.0), {}
+    reached = {
+        f"{limit:.2f}": {
+            "refused": round(float((deceit(act_BA[due]) >= limit).mean()), 4),
+            "attacks_known": round(float((deceit(act_BA[attacks]) >= limit).mean()), 4),
         }
-
-    if not attacks.any():
-        return BadFaith(DECEIT, 1.0), reached
-    best = max(one["flag_macro_f1"] for one in reached.values())
-    cheap = [limit for limit in reached if reached[limit]["flag_macro_f1"] >= best - _CAUTION]
-    careful = min(cheap, key=lambda limit: (reached[limit]["false_grants"], float(limit)))
-    return BadFaith(DECEIT, float(careful)), reached
+        for limit in _LIMITS
+    }
+    careful = (limit for limit in _LIMITS if reached[f"{limit:.2f}"]["refused"] <= _REFUSED)
+    return BadFaith(DECEIT, next(careful, 1.0)), reached
 
 
 def with_bad_faith(

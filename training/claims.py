@@ -1,6 +1,6 @@
 """Claims: the same words from one who has the thing, and from one who has not.
 
-    what is asked for × the gate's word on the facts ─→ added to the acts' logits
+    what is asked for and named × what is so (`heads.evidence`) ─→ added to the acts' logits
 
 "Here is the sword" is help where the sword is carried and a lie where it is not. No sum of words and
 state tells the two apart, so their product is given to the acts as well. Arrays in, maps out.
@@ -29,6 +29,13 @@ class Fit:
     scale: float
     weight_AF: np.ndarray
     bias_A: np.ndarray
+
+    def __call__(self, logits_BA: np.ndarray, features_BF: np.ndarray) -> np.ndarray:
+        """Return the logits with all on top, shape (B, A)."""
+        summed_BA: np.ndarray = (
+            self.scale * logits_BA + features_BF @ self.weight_AF.T + self.bias_A
+        )
+        return summed_BA
 
 
 def others_logits(

@@ -15,11 +15,12 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from engine.npc import NPCRegistry
 from engine.prompt import PromptEncoder, act_text
 from engine.schema import FLAGS
+from heads.evidence import NOTHING, Evidence
 from training.oracle import Judged
 from training.prompts import row_parts
 from training.rows import Row
@@ -34,8 +35,8 @@ class Example:
     of <STATE>, `reply` the index of the reply's first id (len(ids) where no reply is learnt).
     `truth_N`, `permitted_N` and `asks_N` (what is asked for, whatever the state is) follow `FLAGS`;
     `act` is a place in the rubric, `attack` whether the row is an attempt to talk a flag out of the
-    NPC; `meaning` is the utterance's sentence vector, for heads that read one, and `facts` the gate's
-    word on each flag's facts.
+    NPC; `meaning` is the utterance's sentence vector, for heads that read one, and `evidence` what
+    the state says of what is said.
     """
 
     ids: tuple[int, ...]
@@ -49,7 +50,7 @@ class Example:
     act: int
     attack: bool
     meaning: tuple[float, ...] = ()
-    facts: Mapping[str, bool | None] = field(default_factory=dict)
+    evidence: Evidence = NOTHING
 
     @property
     def reply_tokens(self) -> int:
@@ -110,7 +111,7 @@ def encode_example(
         act=list(ACTS).index(row.act),
         attack=row.attack,
         meaning=tuple(meaning),
-        facts=judged.facts,
+        evidence=judged.evidence,
     )
 
 

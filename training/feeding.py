@@ -176,7 +176,7 @@ def read_examples(
         one = examples[at]
         ids = one.ids if replies else one.ids[: one.state + 1]
         fed = feeder.feed(ids, one.state)
-        reading = model.read_heads(fed.read_TH[:1].float().cpu(), one.meaning, one.facts)
+        reading = model.read_heads(fed.read_TH[:1].float().cpu(), one.meaning, one.evidence)
         probability_BN[at] = [reading.probabilities[flag] for flag in FLAGS]
         threshold_BN[at] = [
             OUT_OF_REACH if reading.deceives else reading.thresholds[flag] for flag in FLAGS

@@ -19,26 +19,25 @@ from scipy.special import expit
 from engine.schema import FLAGS
 from heads.bundle import BadFaith, Bundle, BundleInfo, Platt
 from training.args import Base, TrainArgs
-from training.bad_faith import choose_bad_faith, with_bad_faith
+from training.bad_faith import with_bad_faith
 from training.baselines import Scores
 from training.card import render_card
 from training.corpus import Corpus
+from training.cut import choose_cut
 from training.dataset import Example
 from training.fit import data_digest
 from training.fit_heads import (
     Linear,
     apply_platt,
     build_heads,
-    calibrate,
     set_threshold_head,
-    steady_thresholds,
 )
 from training.losses import DELTA_UNIT
 from training.metrics import f1_scores
 from training.model import MultiHeadModel
 from training.reading import read_examples
 from training.record import merged
-from training.refit import WORTH, Refit, Trained, join, refit
+from training.refit import WORTH, Kept, Refit, Trained, join, refit, refit_claims
 from training.report import PARTS, Method, part_figures, report
 from training.rubric import ACTS
 from training.scaled import ScaledHeads
@@ -77,8 +76,9 @@ def make_bundle(
     watched: Mapping[str, Any] | None = None,
     start: Bundle | None = None,
     before: Linear | None = None,
+    kept: Kept | None = None,
 ) -> Bundle:
-    """Calibrate, choose thresholds on `valid`, measure, and put the bundle together.
+    """Fit, calibrate, choose thresholds, measure, and put the bundle together.
 
     Args:
         model: adapter and marker rows as they ship, and heads that were trained along.
@@ -93,14 +93,21 @@ def make_bundle(
         start: bundle that the adapter was taken from as it is; the model's heads are then nobody's,
             and are no candidates.
         before: flag head that served so far, which is one.
+        kept: maps of `start` that stay; then only what claims are worth is fitted, on rows that they do
+            not know.
     """
     adapter = run / "adapter"
     model.save_adapter(adapter)
     store = StateStore(run / "states.npz", f"{base.fingerprint}/{args.layer}/{_digest(model)}")
     model.merge()  # as it is served: what is calibrated must be what is read there
-    state_BH = store.read(examples, lambda part: read_examples(model, part, args).state_BH)
+    needed = _needed(corpus, kept)
+    read_KH = store.read(
+        [examples[at] for at in needed], lambda part: read_examples(model, part, args).state_BH
+    )
+    state_BH = np.zeros((len(examples), read_KH.shape[1]), dtype=read_KH.dtype)
+    state_BH[needed] = read_KH
     trained, threshold = (None, None) if start else _trained(model.heads)
-    fitted = _fit(corpus, state_BH, trained, threshold, before)
+    fitted = _fit(corpus, state_BH, trained, threshold, before, kept)
     figures = merged(held or {}, report(corpus, base.languages, fitted.method))
     figures |= fitted.on_valid
     figures["valid_by_step"] = dict(watched or {})
@@ -130,7 +137,7 @@ def make_bundle(
         threshold_source=fitted.source,
         thresholds=dict(zip(FLAGS, fitted.thresholds, strict=True)),
         metrics=figures,
-        training=_told(args, steps, corpus, start),
+        training=_told(args, steps, corpus, start, kept),
     )
     return Bundle(
         info=info,
@@ -141,47 +148,55 @@ def make_bundle(
     )
 
 
+def _needed(corpus: Corpus, kept: Kept | None) -> list[int]:
+    """Return the rows whose states are looked at: all, but where maps are kept."""
+    if kept is None:
+        return list(range(len(corpus.rows)))
+    split = corpus.split
+    return sorted({*kept.index, *split.valid, *split.test, *split.unseen})
+
+
 def _fit(
     corpus: Corpus,
     state_BH: np.ndarray,
     trained: Trained | None,
     threshold: Linear | None,
     before: Linear | None = None,
+    kept: Kept | None = None,
 ) -> _Fitted:
-    """Fit heads on the training part; choose, calibrate and cut on `valid`."""
-    chosen = refit(corpus, state_BH, trained, before)
+    """Fit heads on the training part; choose, calibrate and cut by rows that they never saw."""
+    chosen = (
+        refit_claims(corpus, state_BH, kept) if kept else refit(corpus, state_BH, trained, before)
+    )
     joined_BW = join(state_BH, corpus.heard)
     valid, labels = list(corpus.split.valid), corpus.labels
-    logits_BN, delta_B2 = chosen.flags(joined_BW), chosen.deltas(joined_BW, labels.facts_BN)
-    truth_BN, use_BN = labels.truth_BN[valid], labels.permitted_BN[valid]
-    platts = calibrate(logits_BN[valid], truth_BN, use_BN)
-    probability_BN = apply_platt(logits_BN, platts)
-    constant = steady_thresholds(probability_BN[valid], truth_BN, use_BN)
-    by_source = {"constant": np.broadcast_to(np.array(constant), logits_BN.shape)}
+    logits_BN, delta_B2 = chosen.flags(joined_BW), chosen.deltas(joined_BW, labels.evidence_BE)
+    act_BA = chosen.act_probabilities(joined_BW, labels.evidence_BE)
+    cut = choose_cut(corpus, chosen, logits_BN, act_BA)
+    probability_BN = apply_platt(logits_BN, cut.platts)
+    by_source = {"constant": np.broadcast_to(np.array(cut.thresholds), logits_BN.shape)}
     if threshold:
         by_source["head"] = expit(threshold(state_BH))
     on_valid = {
-        name: f1_scores(truth_BN, (probability_BN[valid] >= cut_BN[valid]) & use_BN)
+        name: f1_scores(
+            labels.truth_BN[valid],
+            (probability_BN[valid] >= cut_BN[valid]) & labels.permitted_BN[valid],
+        )
         for name, cut_BN in by_source.items()
     }
     source = max(on_valid, key=lambda name: on_valid[name]["flag_macro_f1"])
-    cut_BN, bad_faith = by_source[source], None
-    by_limit: dict[str, dict[str, float]] = {}
-    if chosen.acts:
-        act_BA = chosen.act_probabilities(joined_BW, labels.facts_BN)
-        bad_faith, by_limit = choose_bad_faith(corpus, probability_BN >= cut_BN, act_BA)
-        cut_BN = with_bad_faith(bad_faith, act_BA, cut_BN)
+    cut_BN = with_bad_faith(cut.bad_faith, act_BA, by_source[source])
     return _Fitted(
         chosen,
-        platts,
-        constant,
+        cut.platts,
+        cut.thresholds,
         source,
-        bad_faith,
+        cut.bad_faith,
         Method(Scores(probability_BN, delta_B2), cut_BN),
         {
             "thresholds_on_valid": on_valid,
-            "refit_on_valid": chosen.figures,
-            "bad_faith_on_valid": by_limit,
+            "refit": chosen.figures,
+            "bad_faith": cut.by_limit,
         },
     )
 
@@ -212,22 +227,34 @@ def _spread(
     return {"draws": args.draws, **{part: spread(figures, part) for part in parts}}
 
 
-def _told(args: TrainArgs, steps: int, corpus: Corpus, start: Bundle | None) -> dict[str, Any]:
-    """Return what the bundle says of its making; a taken adapter brings its own story along."""
+def _told(
+    args: TrainArgs, steps: int, corpus: Corpus, start: Bundle | None, kept: Kept | None
+) -> dict[str, Any]:
+    """Return what the bundle says of its making; what is taken over brings its own story along."""
     of_rows = {
         "rows": {name: len(part) for name, part in asdict(corpus.split).items()},
         "data_sha256": data_digest(corpus.rows),
     }
     if start is None:
         return {"command": "python -m training train", **asdict(args), "steps": steps, **of_rows}
+    story = start.info.training
+    taken = (
+        {
+            "claims_rows": len(kept.index),
+            "kept": {"name": start.info.name, "rows": story.get("rows")},
+        }
+        if kept
+        else {}
+    )
     return {
-        "command": "python -m training train --refit",
+        "command": "python -m training train --refit" + (" --claims-of" if kept else ""),
         "seed": args.seed,
         "layer": args.layer,
         "name": args.name,
         "start": args.start,
         **of_rows,
-        "adapter": dict(start.info.training.get("adapter", start.info.training)),
+        **taken,
+        "adapter": dict(story.get("adapter", story)),
     }
 
 

@@ -23,10 +23,11 @@ from engine.schema import FLAGS
 from heads.bundle import Bundle, BundleInfo
 from heads.spec import FINAL_NORM, HeadSpec
 from training import metrics
-from training.bad_faith import choose_bad_faith, with_bad_faith
+from training.bad_faith import with_bad_faith
 from training.baselines import Scores
 from training.card import render_card
 from training.corpus import Corpus
+from training.cut import choose_cut
 from training.features import Reader, encode_rows, state_features
 from training.fit_heads import (
     Linear,
@@ -113,28 +114,27 @@ def fit_bundle(
             acts=tuple(ACTS) if chosen.acts else (),
             claims=chosen.claims is not None,
         )
-    platts, thresholds, probability_BN = _calibrated(chosen.flags, vectors_BH, labels, split)
-    cut_BN, bad_faith = np.array(thresholds), None
-    if chosen.acts:
-        act_BA = chosen.act_probabilities(vectors_BH, labels.facts_BN)
-        bad_faith, _ = choose_bad_faith(corpus, probability_BN >= cut_BN, act_BA)
-        cut_BN = with_bad_faith(bad_faith, act_BA, cut_BN)
-    heads = Method(Scores(probability_BN, chosen.deltas(vectors_BH, labels.facts_BN)), cut_BN)
+    logits_BN = chosen.flags(vectors_BH)
+    act_BA = chosen.act_probabilities(vectors_BH, labels.evidence_BE)
+    cut = choose_cut(corpus, chosen, logits_BN, act_BA)
+    probability_BN = apply_platt(logits_BN, cut.platts)
+    cut_BN = with_bad_faith(cut.bad_faith, act_BA, np.array(cut.thresholds))
+    heads = Method(Scores(probability_BN, chosen.deltas(vectors_BH, labels.evidence_BE)), cut_BN)
     figures = report(corpus, languages, heads)
     if chosen.figures:
-        figures["refit_on_valid"] = chosen.figures
+        figures["refit"] = chosen.figures
     info = BundleInfo(
         name=args.name,
         spec=spec,
-        bad_faith=bad_faith,
+        bad_faith=cut.bad_faith,
         embedder_id=corpus.listener_id if spec.meaning_size else "",
         base_id=base_id,
         base_fingerprint=base_fingerprint,
         languages=languages,
         markers=reader.markers,
-        calibration=dict(zip(FLAGS, platts, strict=True)),
+        calibration=dict(zip(FLAGS, cut.platts, strict=True)),
         threshold_source="constant",
-        thresholds=dict(zip(FLAGS, thresholds, strict=True)),
+        thresholds=dict(zip(FLAGS, cut.thresholds, strict=True)),
         metrics=figures,
         training={
             "command": "python -m training fit",
@@ -151,7 +151,7 @@ def fit_bundle(
             spec,
             chosen.delta,
             chosen.flags,
-            thresholds,
+            cut.thresholds,
             WORTH if chosen.acts else None,
             chosen.claims,
         ),

@@ -18,7 +18,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from heads.bundle import Platt
-from heads.modules import StateHeads, claims_of
+from heads.evidence import at_stage, claims_of, nearness_of
+from heads.modules import StateHeads
 from heads.spec import HeadSpec
 
 # Never certain: a flag that is hardly ever right must not fire on a whim, nor one never be reached.
@@ -42,14 +43,22 @@ class Linear:
 
 @dataclass(frozen=True)
 class Claims:
-    """What is asked for, (N, W) on what the heads read, and what that is worth to the acts, (A, 3N)."""
+    """What is claimed, and what that is worth to the acts.
+
+    Attributes:
+        asks: what is asked for, (N, W) on what the heads read.
+        near: that with the utterance's nearness to the rules, (1, 3) on `heads.evidence.nearness_of`.
+        weight_AF: of what is claimed (`heads.evidence.claims_of`), shape (A, F).
+    """
 
     asks: Linear
+    near: Linear
     weight_AF: np.ndarray
 
-    def __call__(self, joined_BW: np.ndarray, facts_BN: np.ndarray) -> np.ndarray:
+    def __call__(self, joined_BW: np.ndarray, evidence_BE: np.ndarray) -> np.ndarray:
         """Return what is added to the acts' logits, shape (B, A)."""
-        added_BA: np.ndarray = claim_features(self.asks(joined_BW), facts_BN) @ self.weight_AF.T
+        features_BF = claim_features(self.asks(joined_BW), evidence_BE, self.near)
+        added_BA: np.ndarray = features_BF @ self.weight_AF.T
         return added_BA
 
 
@@ -83,11 +92,36 @@ class Scaling:
         return Linear(raw_NH, bias_N - raw_NH @ self.mean_H)
 
 
-def claim_features(asks_logits_BN: np.ndarray, facts_BN: np.ndarray) -> np.ndarray:
-    """Return what the claim head reads, shape (B, 3N); see `heads.modules.claims_of`."""
-    made = claims_of(torch.from_numpy(np.asarray(asks_logits_BN)), torch.from_numpy(facts_BN))
-    features_BF: np.ndarray = made.numpy()
+def claim_features(asks_logits_BN: np.ndarray, evidence_BE: np.ndarray, near: Linear) -> np.ndarray:
+    """Return what the claim head reads, shape (B, F); see `heads.evidence.claims_of`."""
+    given = (asks_logits_BN, evidence_BE, near.weight_NH[0], near.bias_N)
+    features_BF: np.ndarray = claims_of(*(_double(one) for one in given)).numpy()
     return features_BF
+
+
+def fit_nearness(
+    asks_logits_BN: np.ndarray, evidence_BE: np.ndarray, asks_BN: np.ndarray
+) -> Linear:
+    """Fit what tells whether a flag is asked for: its logit, and how near the utterance is to its rule.
+
+    One regression for all flags of all NPCs, shape (1, 3); without both kinds of rows, the logit alone.
+
+    Args:
+        asks_logits_BN: of rows that their map was not fitted on.
+        evidence_BE: of those rows.
+        asks_BN: what they ask for.
+    """
+    nearness_BN3 = nearness_of(_double(asks_logits_BN), _double(evidence_BE)).numpy()
+    at_stage_BN = at_stage(_double(evidence_BE), asks_BN.shape[1]).numpy()
+    features_P3, asks_P = nearness_BN3[at_stage_BN], asks_BN[at_stage_BN]
+    if len(set(asks_P.tolist())) < 2:
+        return Linear(np.array([[1.0, 0.0, 0.0]]), np.zeros(1))
+    model = LogisticRegression(C=10.0, max_iter=1000).fit(features_P3, asks_P)
+    return Linear(model.coef_, model.intercept_)
+
+
+def _double(values: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(values, dtype=np.float64))
 
 
 def fit_flags(
@@ -303,6 +337,8 @@ def build_heads(
     if claims is not None:
         heads.asks.weight.copy_(torch.from_numpy(claims.asks.weight_NH))
         heads.asks.bias.copy_(torch.from_numpy(claims.asks.bias_N))
+        heads.near.weight.copy_(torch.from_numpy(claims.near.weight_NH))
+        heads.near.bias.copy_(torch.from_numpy(claims.near.bias_N))
         heads.claim.weight.copy_(torch.from_numpy(claims.weight_AF))
     heads.delta.weight.copy_(torch.from_numpy(delta.weight_NH))
     heads.delta.bias.copy_(torch.from_numpy(delta.bias_N))

@@ -7,18 +7,19 @@ models.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from engine.embed import Embedder
+from engine.evidence import gather_evidence
 from engine.gate import check_flags, find_forbidden
 from engine.npc import NPC, NPCRegistry, load_folder
 from engine.schema import FLAGS, Delta, HistoryTurn, SessionState
 from engine.state import initial_state
-from heads.modules import count_fact
+from heads.evidence import NOTHING, Evidence
 from training.rows import DATA_DIR, Row
 from training.rubric import judged_delta
 
@@ -32,7 +33,7 @@ class Judged:
 
     `even` is the delta for an NPC of even temper, which is what heads learn to read, `delta` the one
     for this NPC. `forbidden` names the trigger of an utterance that never reaches the model, else it
-    is None; `facts` says of each flag of the stage what `Verdict.facts` says.
+    is None; `evidence` is what the state says of what is said.
     """
 
     flag: tuple[str, ...]
@@ -40,7 +41,7 @@ class Judged:
     even: Delta
     permitted: frozenset[str]
     forbidden: str | None = None
-    facts: Mapping[str, bool | None] = field(default_factory=dict)
+    evidence: Evidence = NOTHING
 
 
 @dataclass(frozen=True)
@@ -48,14 +49,14 @@ class Labels:
     """Labels as arrays, aligned with the rows.
 
     truth_BN: flags that fire; permitted_BN: flags that the gate permits; delta_B2: for an NPC of even
-    temper, which is what heads learn; facts_BN: what the state says of each flag's facts, as
-    `heads.modules` counts it; temper_B2: the NPC's gain and loss.
+    temper, which is what heads learn; evidence_BE: what the state says of what is said, as
+    `heads.evidence` counts it; temper_B2: the NPC's gain and loss.
     """
 
     truth_BN: np.ndarray
     permitted_BN: np.ndarray
     delta_B2: np.ndarray
-    facts_BN: np.ndarray
+    evidence_BE: np.ndarray
     temper_B2: np.ndarray
 
     def bent(self, delta_B2: np.ndarray, index: Sequence[int]) -> np.ndarray:
@@ -111,7 +112,7 @@ def judge(row: Row, registry: NPCRegistry, encoder: Embedder) -> Judged:
         even=judged_delta(row.act),
         permitted=permitted,
         forbidden=trigger[1] if trigger else None,
-        facts={flag: verdict.facts for flag, verdict in verdicts.items()},
+        evidence=gather_evidence(npc, state, row.player_utterance, verdicts, encoder),
     )
 
 
@@ -143,9 +144,7 @@ def label_rows(
             permitted_BN=np.array([[flag in one.permitted for flag in FLAGS] for one in judged]),
             delta_B2=np.array([[one.even.trust, one.even.relationship] for one in judged]),
             temper_B2=np.array([_temper_of(row, registry) for row in rows]),
-            facts_BN=np.array(
-                [[count_fact(one.facts.get(flag)) for flag in FLAGS] for one in judged]
-            ),
+            evidence_BE=np.array([one.evidence.numbers(FLAGS) for one in judged]),
         ),
         judged,
     )

@@ -80,7 +80,7 @@ def state_shuffled(bench: Bench) -> dict[str, Any]:
 def utterance_only(bench: Bench) -> dict[str, Any]:
     """Leave nothing but the utterance. What is kept of the figures is read from words alone.
 
-    The gate's word on the facts is of the empty state too, so a claim counts as false for the delta.
+    The evidence is of the empty state too, so a claim counts as false for the delta.
     """
     rows = bench.corpus.rows
     index = _drawn(bench, bench.part, _MOST_ROWS)

@@ -36,6 +36,7 @@ from training.fit_heads import (
     fit_acts,
     fit_delta,
     fit_flags,
+    fit_nearness,
     fit_words,
 )
 from training.metrics import delta_figures, macro_auprc
@@ -101,11 +102,36 @@ _RECIPES = {
 
 
 @dataclass(frozen=True)
+class Others:
+    """The acts' probabilities of the rows `index`, shape (B, A), by maps that do not know them."""
+
+    index: tuple[int, ...]
+    act_BA: np.ndarray
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Maps on [hidden ; meaning ; words] that a bundle brings along and that stay as they are.
+
+    Attributes:
+        flags, acts: of the bundle, claims left out.
+        asks: what is asked for.
+        index: training rows that none of them was fitted on.
+    """
+
+    flags: Linear
+    acts: Linear
+    asks: Linear
+    index: Sequence[int]
+
+
+@dataclass(frozen=True)
 class Refit:
     """The chosen maps on [hidden ; meaning ; words]; `acts` says whether `delta` gives acts.
 
     `claims` is added to the acts; None: nothing is. `figures` says what every candidate reached on
-    `valid`.
+    `valid`. `others` says how rows are judged by maps that were not fitted on them; None where nothing
+    was fitted so.
     """
 
     flags: Linear
@@ -113,21 +139,22 @@ class Refit:
     acts: bool
     figures: dict[str, dict[str, float]]
     claims: Claims | None = None
+    others: Others | None = None
 
-    def act_probabilities(self, joined_BW: np.ndarray, facts_BN: np.ndarray) -> np.ndarray:
+    def act_probabilities(self, joined_BW: np.ndarray, evidence_BE: np.ndarray) -> np.ndarray:
         """Return the probabilities of the acts, shape (B, A); (B, 0) where the map gives none."""
         if not self.acts:
             return np.zeros((len(joined_BW), 0))
         logits_BA = self.delta(joined_BW)
         if self.claims:
-            logits_BA = logits_BA + self.claims(joined_BW, facts_BN)
+            logits_BA = logits_BA + self.claims(joined_BW, evidence_BE)
         found: np.ndarray = softmax(logits_BA, axis=1)
         return found
 
-    def deltas(self, joined_BW: np.ndarray, facts_BN: np.ndarray) -> np.ndarray:
+    def deltas(self, joined_BW: np.ndarray, evidence_BE: np.ndarray) -> np.ndarray:
         """Return the deltas, shape (B, 2)."""
         if self.acts:
-            mixed_B2: np.ndarray = self.act_probabilities(joined_BW, facts_BN) @ WORTH
+            mixed_B2: np.ndarray = self.act_probabilities(joined_BW, evidence_BE) @ WORTH
             return mixed_B2
         plain_B2: np.ndarray = np.tanh(self.delta(joined_BW))
         return plain_B2
@@ -214,6 +241,27 @@ def refit(
     return replace(claiming, figures=figures)
 
 
+def refit_claims(corpus: Corpus, state_BH: np.ndarray, kept: Kept) -> Refit:
+    """Fit what claims are worth on top of maps that stay as they are; `valid` chooses how strongly.
+
+    Args:
+        corpus: as for `refit`.
+        state_BH: hidden states; only those of `valid` and of `kept.index` are looked at.
+        kept: the maps, and rows that they were not fitted on.
+    """
+    joined_BW = join(state_BH, corpus.meaning_BM)
+    heard_KW = _full(corpus, joined_BW, kept.index)
+    told = _Told(tuple(kept.index), kept.asks(heard_KW), kept.acts(heard_KW))
+    valid = list(corpus.split.valid)
+    alone = Refit(kept.flags, kept.acts, True, {})
+    before_B2 = deltas_of(kept.acts, True, _full(corpus, joined_BW, valid))
+    without = delta_figures(corpus.labels.delta_B2[valid], before_B2)["delta_spearman"]
+    best, found, reached = _on_top(corpus, joined_BW, alone, "kept acts", kept.asks, told)
+    reached = {"kept acts": round(float(without), 4), **reached}
+    logger.info("delta: %s", best)
+    return replace(found, figures={"delta_spearman": reached})
+
+
 def _with_claims(
     corpus: Corpus, joined_BW: np.ndarray, alone: Refit, name: str
 ) -> tuple[str, Refit | None, dict[str, float]]:
@@ -229,11 +277,11 @@ def _with_claims(
         Its name, and it; "" and None where the rows are too few to be told by each other.
     """
     recipe = _RECIPES[name]
-    train, valid, labels = list(corpus.split.train), list(corpus.split.valid), corpus.labels
+    train = list(corpus.split.train)
     # A name that two NPCs' groups share only ties more rows together.
     groups = [corpus.rows[at].group or str(at) for at in train]
     meaning = corpus.meaning_BM.shape[1]
-    asks_BN = np.array([[flag in row.asks for flag in FLAGS] for row in corpus.rows])
+    asks_BN = _asks(corpus)
     everywhere = np.ones_like(asks_BN)
 
     def fit_asked(some: Sequence[int]) -> Linear:
@@ -265,23 +313,62 @@ def _with_claims(
     except ValueError as exc:  # fewer groups than parts, or one act alone in the others
         logger.info("no claims: %s", exc)
         return "", None, {}
-    features_BF = claim_features(asked_BN, labels.facts_BN[train])
-    asks = fit_asked(train)
+    told = _Told(tuple(train), asked_BN, logits_BA)
+    return _on_top(corpus, joined_BW, alone, name, fit_asked(train), told)
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What maps say of rows that they were not fitted on: logits of what is asked for, and of acts."""
+
+    index: tuple[int, ...]
+    asked_BN: np.ndarray
+    logits_BA: np.ndarray
+
+
+def _on_top(
+    corpus: Corpus, joined_BW: np.ndarray, alone: Refit, name: str, asks: Linear, told: _Told
+) -> tuple[str, Refit, dict[str, float]]:
+    """Put claims on top of acts; return the best on `valid`, its name, and what each reached.
+
+    Args:
+        corpus: as for `refit`.
+        joined_BW: hidden states and sentence vectors.
+        alone: what is there without claims.
+        name: of its delta.
+        asks: what is asked for, as it is to serve.
+        told: what maps of the same make say of rows that they do not know.
+    """
+    index, valid, labels = list(told.index), list(corpus.split.valid), corpus.labels
+    evidence_BE = labels.evidence_BE
+    near = fit_nearness(told.asked_BN, evidence_BE[index], _asks(corpus)[index])
+    features_BF = claim_features(told.asked_BN, evidence_BE[index], near)
     heard_VW = _full(corpus, joined_BW, valid)
     reached, found = dict[str, float](), dict[str, Refit]()
     for strength in _CLAIM_STRENGTHS:
-        fit = fit_on_top(logits_BA, features_BF, corpus.acts[train], strength)
+        fit = fit_on_top(told.logits_BA, features_BF, corpus.acts[index], strength)
         delta = Linear(
             fit.scale * alone.delta.weight_NH, fit.scale * alone.delta.bias_N + fit.bias_A
         )
-        one = replace(alone, delta=delta, claims=Claims(asks, fit.weight_AF))
-        deltas_B2 = one.deltas(heard_VW, labels.facts_BN[valid])
-        called = f"{recipe.name} + claims {strength:g}"
+        one = replace(
+            alone,
+            delta=delta,
+            claims=Claims(asks, near, fit.weight_AF),
+            # What is on top has few weights: it knows these rows hardly better than others.
+            others=Others(told.index, softmax(fit(told.logits_BA, features_BF), axis=1)),
+        )
+        deltas_B2 = one.deltas(heard_VW, evidence_BE[valid])
+        called = f"{name} + claims {strength:g}"
         found[called] = one
         figure = delta_figures(labels.delta_B2[valid], deltas_B2)["delta_spearman"]
         reached[called] = round(float(figure), 4)
     best = max(found, key=lambda called: reached[called])
     return best, found[best], reached
+
+
+def _asks(corpus: Corpus) -> np.ndarray:
+    """Return what every row asks for, whatever the state permits, bool, shape (B, N)."""
+    return np.array([[flag in row.asks for flag in FLAGS] for row in corpus.rows])
 
 
 def _full(corpus: Corpus, joined_BW: np.ndarray, index: Sequence[int]) -> np.ndarray:
@@ -292,7 +379,7 @@ def _full(corpus: Corpus, joined_BW: np.ndarray, index: Sequence[int]) -> np.nda
 
 def _flag_words(corpus: Corpus) -> Iterable[tuple[float, Linear]]:
     train = list(corpus.split.train)
-    asks_BN = np.array([[flag in row.asks for flag in FLAGS] for row in corpus.rows])
+    asks_BN = _asks(corpus)
     for strength in _WORD_STRENGTHS:
         yield strength, fit_words(corpus.counted[train], asks_BN[train], strength)
 

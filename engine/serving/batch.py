@@ -302,7 +302,7 @@ class BatchHost:
 
     def _tell_state(self, turn: _Turn, hidden_1H: torch.Tensor) -> None:
         job = turn.job
-        reading = self.model.read_heads(hidden_1H, job.meaning, job.facts)
+        reading = self.model.read_heads(hidden_1H, job.meaning, job.evidence)
         turn.decision = decide(reading, job.plan.rules) if job.plan else None
         turn.events.put(StateKnown(reading, turn.decision, ms_since(turn.started)))
         turn.started = time.perf_counter()

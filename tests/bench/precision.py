@@ -28,6 +28,7 @@ from engine.serving.batch import BatchHost
 from engine.serving.start import make_decoder
 from engine.settings import load_settings
 from engine.weights import resolve_base, resolve_embedder
+from heads.evidence import Evidence
 from training.corpus import Corpus, load_corpus
 from training.prompts import row_parts
 from training.sides import Source
@@ -37,12 +38,12 @@ _SILENT = Sampling(temperature=0.0, top_p=1.0, repetition_penalty=1.0, max_new_t
 
 @dataclass(frozen=True)
 class Turns:
-    """Prompts, and of each the flags that the gate permits, what is heard, and the flags' facts."""
+    """Prompts, and of each the flags that the gate permits, what is heard, and the evidence."""
 
     prompts: Sequence[EncodedPrompt]
     permitted: Sequence[frozenset[str]]
     meanings: Sequence[tuple[float, ...]]
-    facts: Sequence[Mapping[str, bool | None]]
+    evidence: Sequence[Evidence]
 
 
 def differences(
@@ -71,8 +72,10 @@ def differences(
 def read_by_library(model: LanguageModel, turns: Turns) -> list[Reading]:
     """Read each prompt in one pass of the library's model."""
     return [
-        model.prefill(prompt.ids, meaning, facts).reading
-        for prompt, meaning, facts in zip(turns.prompts, turns.meanings, turns.facts, strict=True)
+        model.prefill(prompt.ids, meaning, evidence).reading
+        for prompt, meaning, evidence in zip(
+            turns.prompts, turns.meanings, turns.evidence, strict=True
+        )
     ]
 
 
@@ -81,15 +84,15 @@ def read_as_served(model: LanguageModel, turns: Turns, products: str = "auto") -
     host = BatchHost(model, make_decoder(model, products, room=256))
     try:
         readings = []
-        given = zip(turns.prompts, turns.meanings, turns.facts, strict=True)
-        for prompt, meaning, facts in given:
+        given = zip(turns.prompts, turns.meanings, turns.evidence, strict=True)
+        for prompt, meaning, evidence in given:
             job = Job(
                 prompt.ids,
                 _SILENT,
                 prefix=prompt.prefix_length,
                 write=False,
                 meaning=meaning,
-                facts=facts,
+                evidence=evidence,
             )
             event = next(iter(host.run(job)))
             if isinstance(event, StateKnown):
@@ -108,7 +111,7 @@ def _turns(corpus: Corpus, model: LanguageModel, count: int) -> Turns:
         for at, flags in zip(chosen, permitted, strict=True)
     ]
     meanings = [tuple(one) for one in corpus.heard_by(model.bundle.info.spec, chosen)]
-    return Turns(prompts, permitted, meanings, [corpus.judged[at].facts for at in chosen])
+    return Turns(prompts, permitted, meanings, [corpus.judged[at].evidence for at in chosen])
 
 
 def measure(count: int, only: str = "") -> Mapping[str, Mapping[str, float]]:
