@@ -24,6 +24,7 @@ TRAINING_MAY_USE = {
     "engine.weights",
     "engine.model",
     "engine.gate",
+    "engine.evidence",
     "engine.naming",
     "engine.text",
     "engine.embed",
