@@ -1,4 +1,4 @@
-"""From how probable an act of deceit on no flag is granted: chosen by attacks, shipped in the bundle.
+"""From how probable an act of deceit on no flag is granted: chosen by what that refuses, in the bundle.
 
 An attack asks for what others ask for honestly, so a flag's own probability cannot tell them apart; how
 the player treats the NPC can. Knows nothing of models.
