@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from engine.embed import SentenceEmbedder
+from engine.embed import Embedder, SentenceEmbedder
 from engine.errors import EngineError
 from engine.model import choose_device, choose_precision, load_base
 from engine.settings import load_settings
@@ -32,6 +32,7 @@ from training.rows import DATA_DIR, ROWS_REMEMBERED, RowError, read_rows, rows_o
 from training.sides import Source
 from training.spread import spread, spread_table
 from training.train import refit_bundle, train_bundle
+from training.vectors import KeptVectors
 
 logger = logging.getLogger("training")
 
@@ -40,12 +41,17 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    _add_fit(commands.add_parser("fit", help="fit heads on a frozen base and write a bundle"))
-    _add_train(commands.add_parser("train", help="train adapter and heads and write a bundle"))
-    _add_check(commands.add_parser("check", help="look the rows over: labels, quality, counts"))
+    fitting = commands.add_parser("fit", help="fit heads on a frozen base and write a bundle")
+    _add_fit(fitting)
+    longer = commands.add_parser("train", help="train adapter and heads and write a bundle")
+    _add_train(longer)
+    checking = commands.add_parser("check", help="look the rows over: labels, quality, counts")
+    _add_check(checking)
     measuring = commands.add_parser("evaluate", help="measure a bundle beside simpler means")
     add_evaluate(measuring)
     measuring.set_defaults(run_command=_evaluate)
+    for one in (fitting, longer, checking, measuring):
+        _add_vectors(one)
     _add_publish(commands.add_parser("publish", help="upload a bundle and move 'latest' to it"))
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
@@ -65,6 +71,15 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=7, help="of the division and every draw")
     parser.add_argument(
         "--features", type=Path, help=".npz file that keeps what the frozen base read, for reruns"
+    )
+
+
+def _add_vectors(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--vectors",
+        type=Path,
+        default=Path("runs/vectors.npz"),
+        help=".npz file that keeps the sentences' vectors: only new ones are read",
     )
 
 
@@ -149,15 +164,15 @@ def _add_publish(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run_command=_publish)
 
 
-def _embedder() -> SentenceEmbedder:
+def _embedder(options: argparse.Namespace) -> Embedder:
     path = resolve_embedder(load_settings().embedder or None)
-    return SentenceEmbedder(path, cache_size=ROWS_REMEMBERED)
+    return KeptVectors(SentenceEmbedder(path, cache_size=ROWS_REMEMBERED), options.vectors)
 
 
-def _corpus(options: argparse.Namespace) -> Corpus:
+def _corpus(options: argparse.Namespace, embedder: Embedder | None = None) -> Corpus:
     read_rows(options.data)  # a bad row is told before anything is loaded
     npcs = options.npcs or load_settings().npc_dir
-    return load_corpus(options.data, npcs, _embedder(), seed=options.seed)
+    return load_corpus(options.data, npcs, embedder or _embedder(options), seed=options.seed)
 
 
 def _base(options: argparse.Namespace) -> Base:
@@ -285,7 +300,7 @@ def _frozen(options: argparse.Namespace, corpus: Corpus, base: Base) -> tuple[Bu
 def _check(options: argparse.Namespace) -> int:
     paths = sorted(options.data or DATA_DIR.glob("*.jsonl"))
     registry, words = training_registry(load_settings().npc_dir), read_words()
-    embedder = _embedder()
+    embedder = _embedder(options)
     placed = read_placed(paths, registry, words, embedder)
     if options.label:
         write_labels(paths, placed)
@@ -301,8 +316,9 @@ def _evaluate(options: argparse.Namespace) -> int:
         need_matplotlib()
     bundle = load_bundle(options.bundle)
     options.seed = bundle_seed(bundle)
-    corpus = _corpus(options)
-    run_evaluation(options, bundle, corpus, _source(options), _embedder())
+    embedder = _embedder(options)
+    corpus = _corpus(options, embedder)
+    run_evaluation(options, bundle, corpus, _source(options), embedder)
     return 0
 
 

@@ -33,6 +33,9 @@ class KeptArrays:
                     keys = (str(key) for key in stored["keys"])
                     self._held = dict(zip(keys, stored["arrays"], strict=True))
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._held
+
     def read(
         self, keys: Sequence[str], make: Callable[[Sequence[str]], np.ndarray]
     ) -> dict[str, np.ndarray]:

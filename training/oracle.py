@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from engine.embed import Embedder
-from engine.evidence import gather_evidence
+from engine.evidence import gather_evidence, warm_evidence
 from engine.gate import check_flags, find_forbidden
 from engine.npc import NPC, NPCRegistry, load_folder
 from engine.schema import FLAGS, Delta, HistoryTurn, SessionState
@@ -24,7 +24,9 @@ from training.rows import DATA_DIR, Row
 from training.rubric import judged_delta
 
 # Rows whose utterances are read together; fewer than an embedder remembers.
-_READ_AT_ONCE = 1024
+_READ_AT_ONCE = 4096
+# From so many rows on most NPCs' words are needed, and are read together too.
+_MANY = 256
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,8 @@ def judge_rows(
 ) -> list[Judged]:
     """Label rows by rule, one by one; raises what `judge` raises."""
     judged: list[Judged] = []
+    if len(rows) >= _MANY:
+        warm_evidence(registry, encoder)
     for at in range(0, len(rows), _READ_AT_ONCE):
         part = rows[at : at + _READ_AT_ONCE]
         # At once, for an embedder that remembers: one by one they take three times as long.
