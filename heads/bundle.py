@@ -1,7 +1,7 @@
 """The bundle: one folder that holds everything trained, saved and loaded strictly.
 
     bundle.json                schema version, flags, layer, base, markers, calibration, metrics …
-    heads.safetensors          the heads, and what each act is worth
+    heads.safetensors          the heads, what each act is worth, and its place among them
     marker_rows.safetensors    embedding rows of the prompt's markers, (markers, hidden)
     adapter/                   LoRA adapter in PEFT's format, where one was trained
     README.md                  model card
@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 
 from heads.modules import StateHeads
 from heads.spec import FINAL_NORM, HeadSpec
+from heads.worth import rises
 
 SCHEMA_VERSION = 3
 MANIFEST = "bundle.json"
@@ -228,6 +229,8 @@ def check_bundle(bundle: Bundle) -> None:
     if bool(info.embedder_id) != bool(info.spec.meaning_size):
         raise BundleError("meaning: embedder and size belong together")
     _check_finite({**bundle.heads.state_dict(), "marker rows": bundle.marker_rows_MH})
+    if info.spec.acts and not rises(bundle.heads.place_A2, bundle.heads.worth_A2):
+        raise BundleError(f"{HEADS}: the acts' places do not rise with what they are worth")
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
@@ -254,6 +257,9 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 def _load_heads(heads: StateHeads, tensors: Mapping[str, torch.Tensor]) -> None:
     expected = {name: tuple(value.shape) for name, value in heads.state_dict().items()}
+    if "worth_A2" in tensors and "place_A2" not in tensors:
+        # A bundle from before places: its deltas are plain means.
+        tensors = {**tensors, "place_A2": tensors["worth_A2"]}
     for name, shape in expected.items():
         if name not in tensors:
             raise BundleError(f"{HEADS} lacks {name!r}; a bundle needs delta, flag and threshold")

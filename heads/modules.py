@@ -3,7 +3,8 @@
     input      [hidden state at <STATE> (H) ; what was heard of the utterance (M, may be 0)]
     flag       linear
     threshold  linear, sigmoid
-    delta      softmax over acts (linear) times what each act is worth; without acts: linear, tanh
+    delta      softmax over acts (linear), and what those are worth together (`heads.worth`);
+               without acts: linear, tanh
     asks       linear, sigmoid: what is asked for, whatever the state permits
     claim      what is asked for times whether the game's state bears it out; linear, added to the acts
 
@@ -22,6 +23,7 @@ from torch import nn
 
 from heads.evidence import claims_of, claims_size, evidence_size
 from heads.spec import DELTA_NAMES, HeadSpec
+from heads.worth import mean_worth
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,18 @@ class StateHeads(nn.Module):
         self.threshold = nn.Linear(spec.width, len(spec.flags))
         if acts:
             self.worth_A2: torch.Tensor
+            self.place_A2: torch.Tensor
             self.register_buffer("worth_A2", torch.zeros(acts, len(DELTA_NAMES)))
+            self.register_buffer("place_A2", torch.zeros(acts, len(DELTA_NAMES)))
         if spec.claims:
             self.asks = nn.Linear(spec.width, len(spec.flags))
             self.near = nn.Linear(3, 1)
             self.claim = nn.Linear(claims_size(len(spec.flags)), acts, bias=False)
+
+    def set_worth(self, worth_A2: torch.Tensor, place_A2: torch.Tensor | None = None) -> None:
+        """Say what each act is worth, and its place among them; None: the worth is its place too."""
+        self.worth_A2.copy_(worth_A2)
+        self.place_A2.copy_(worth_A2 if place_A2 is None else place_A2)
 
     def forward(
         self,
@@ -90,7 +99,7 @@ class StateHeads(nn.Module):
             raw_BD = raw_BD + self.claim(claims_of(asks_logits_BN, evidence_BE, near_3, bias))
         if self.spec.acts:
             act_BA = torch.softmax(raw_BD, dim=-1)
-            delta_B2 = act_BA @ self.worth_A2
+            delta_B2 = mean_worth(act_BA, self.place_A2, self.worth_A2)
         else:
             act_BA, delta_B2 = raw_BD[:, :0], torch.tanh(raw_BD)
         return HeadOutputs(

@@ -70,7 +70,7 @@ def _claiming() -> StateHeads:
         heads.claim.weight[0, 2:4] = 9.0  # absent, of a and b
         heads.claim.weight[1, 4:6] = 9.0  # present
         heads.claim.weight[2, 0:2] = 4.0  # asked for
-        heads.worth_A2.copy_(torch.tensor([[-0.1, -0.1], [0.1, 0.1], [0.0, 0.0]]))
+        heads.set_worth(torch.tensor([[-0.1, -0.1], [0.1, 0.1], [0.0, 0.0]]))
     return heads
 
 
@@ -205,7 +205,7 @@ def test_heads_read_the_sentence_vector_behind_the_hidden_state():
 
 def test_a_delta_of_acts_is_the_mean_of_what_they_are_worth():
     heads = StateHeads(HeadSpec(flags=("a",), hidden_size=4, acts=("insult", "help")))
-    heads.worth_A2.copy_(torch.tensor([[-0.1, -0.2], [0.3, 0.1]]))
+    heads.set_worth(torch.tensor([[-0.1, -0.2], [0.3, 0.1]]))
     with torch.no_grad():
         heads.delta.weight.zero_()
         heads.delta.bias.copy_(torch.tensor([0.0, math.log(3.0)]))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
 
 from heads.bundle import BadFaith
 from heads.evidence import Bearing, Evidence, claims_size, evidence_size
@@ -32,7 +33,7 @@ from training.fit_heads import (
     steady_thresholds,
 )
 from training.metrics import f1_scores
-from training.refit import WORTH, Kept, Others, Refit, Trained, join, refit, refit_claims
+from training.refit import WORTH, Others, Refit, Trained, join, refit
 from training.rubric import ACTS
 from training.split import Split
 
@@ -97,17 +98,22 @@ def test_two_acts_are_told_apart_by_one_logit() -> None:
     assert (read == truth).mean() > 0.95
 
 
+# Far from what the acts are worth, as places are.
+PLACES = np.sign(WORTH) * np.sqrt(np.abs(WORTH))
+
+
 def test_heads_in_torch_mix_acts_as_numpy_does() -> None:
     random = np.random.default_rng(3)
     features = random.normal(size=(60, 9)).astype(np.float32)
     flags = fit_flags(features, random.random((60, 1)) > 0.5, np.ones((60, 1), bool), 0.1)
     acts = fit_acts(features, random.integers(0, 16, 60), 16, 0.1, meaning=4)
     heads = build_heads(
-        HeadSpec(("a",), 5, meaning_size=4, acts=tuple(ACTS)), acts, flags, [0.5], WORTH
+        HeadSpec(("a",), 5, meaning_size=4, acts=tuple(ACTS)), acts, flags, [0.5], WORTH, PLACES
     )
     given = torch.from_numpy(features)
     out = heads(given[:, :5], given[:, 5:])
-    assert np.abs(out.delta_B2.detach().numpy() - act_delta(acts, WORTH, features)).max() < 1e-6
+    mixed_B2 = act_delta(softmax(acts(features), axis=1), WORTH, PLACES)
+    assert np.abs(out.delta_B2.detach().numpy() - mixed_B2).max() < 1e-6
 
 
 def _claimants(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -193,7 +199,7 @@ def test_heads_in_torch_read_claims_as_numpy_does() -> None:
     claims = Claims(asks, near, random.normal(size=(16, claims_size(2))))
     chosen = Refit(flags, acts, acts=True, figures={}, claims=claims)
     spec = HeadSpec(("a", "b"), 5, meaning_size=4, acts=tuple(ACTS), claims=True)
-    heads = build_heads(spec, acts, flags, [0.5, 0.5], WORTH, claims)
+    heads = build_heads(spec, acts, flags, [0.5, 0.5], WORTH, claims=claims)
     given = torch.from_numpy(features)
     out = heads(given[:, :5], given[:, 5:], torch.from_numpy(evidence_BE).float())
     expected = chosen.deltas(features, evidence_BE)
@@ -221,32 +227,6 @@ def test_claims_bring_what_other_maps_say_of_the_training_rows(corpus: Corpus) -
     if found.others is not None:
         assert found.others.index == tuple(divided.split.train)
         assert found.others.act_BA.shape == (len(divided.split.train), len(ACTS))
-
-
-def test_kept_maps_stay_and_claims_come_on_top_by_rows_that_they_do_not_know(
-    corpus: Corpus,
-) -> None:
-    divided = _opened(_divided(corpus))
-    states = np.random.default_rng(1).normal(size=(len(divided.rows), 8))
-    width = join(states, divided.heard).shape[1]
-    index = list(divided.split.train)[::2]
-    flags, asks = Linear(np.eye(8, width), np.ones(8)), Linear(np.eye(8, width), np.zeros(8))
-    acts = Linear(np.eye(len(ACTS), width), np.zeros(len(ACTS)))
-    found = refit_claims(divided, states, Kept(flags, acts, asks, index))
-    assert found.flags is flags
-    assert found.claims is not None
-    assert found.claims.asks is asks
-    assert found.others is not None
-    assert found.others.index == tuple(index)
-    scaled = found.delta.weight_NH[acts.weight_NH > 0]
-    assert scaled == pytest.approx(np.full(len(scaled), scaled[0]))
-    reached = found.figures["delta_spearman"]
-    assert "kept acts" in reached
-    # States of rows that are neither fitted on nor chosen by have no part in it.
-    used = {*index, *divided.split.valid}
-    states[[at for at in range(len(states)) if at not in used]] = 7.0
-    again = refit_claims(divided, states, Kept(flags, acts, asks, index))
-    assert again.figures == found.figures
 
 
 def test_few_rows_are_fitted_without_claims(corpus: Corpus) -> None:

@@ -22,7 +22,7 @@ from tests.fakes import WordEmbedder
 from training.check import Placed, commonest_frame, distinct_2, problems, read_placed, write_labels
 from training.items import is_named, is_promised, read_words
 from training.oracle import label_rows, training_registry
-from training.rows import DATA_DIR, ROWS_REMEMBERED, Row, RowError, read_rows, rows_of
+from training.rows import DATA_DIR, ROWS_REMEMBERED, Row, RowError, read_rows
 from training.rubric import ACTS, judged_delta
 
 LEAST_ROWS = 2000
@@ -357,14 +357,3 @@ def test_an_unmet_condition_turns_the_label_off(tmp_path):
     _, (one,), _ = judged_file(tmp_path, player_state={"items": []})
     assert one.judged.flag == ()
     assert "give_item" not in one.judged.permitted
-
-
-def test_rows_of_some_files_are_found_among_all(tmp_path):
-    rows = read_rows()
-    path = DATA_DIR / "night_nurse_late.jsonl"
-    places = rows_of(rows, [path])
-    assert [rows[at] for at in places] == read_rows([path])
-    strange = tmp_path / "strange.jsonl"
-    strange.write_text(rows[0].model_copy(update={"player_utterance": "Odd."}).model_dump_json())
-    with pytest.raises(RowError, match="not among the rows"):
-        rows_of(rows, [strange])

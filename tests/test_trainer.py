@@ -23,7 +23,7 @@ from engine.model import LanguageModel, load_base
 from engine.npc import build_registry
 from engine.prompt import PromptEncoder, choose_marker_ids
 from engine.schema import FLAGS
-from heads.bundle import Bundle, BundleError, load_bundle, save_bundle
+from heads.bundle import BundleError, load_bundle, save_bundle
 from heads.modules import StateHeads
 from heads.spec import FINAL_NORM, HeadSpec
 from tests.engines import KEEPER, keeper_data
@@ -35,7 +35,6 @@ from training.corpus import Corpus, make_corpus
 from training.dataset import Example, encode_example, make_packs
 from training.losses import LossWeights
 from training.model import LoraArgs, MultiHeadModel
-from training.refit import WORTH
 from training.rows import Row
 from training.rubric import ACTS
 from training.scaled import ScaledHeads
@@ -372,47 +371,6 @@ def test_a_refit_takes_the_adapter_as_it_is_and_fits_heads_on_the_rows_of_today(
     bare = replace(start, adapter=None)
     with pytest.raises(BundleError, match="no adapter to fit heads on"):
         refit_bundle(more, tiny_base(), args, tmp_path / "run", bare)
-
-
-def test_claims_are_fitted_anew_on_rows_that_the_bundle_does_not_know(
-    corpus, tmp_path, monkeypatch
-):
-    first = run(corpus, tiny_base(), tmp_path / "first", epochs=1, lr=2e-3)
-    save_bundle(_with_claims(first, corpus), tmp_path / "bundle")
-    start = load_bundle(tmp_path / "bundle")
-    fresh = list(corpus.split.train)[1::2]
-    asked: list[int] = []
-    read = training.finish.read_examples
-
-    def reading(model, examples, args):
-        asked.append(len(examples))
-        return read(model, examples, args)
-
-    monkeypatch.setattr(training.finish, "read_examples", reading)
-    args = replace(SMALL, start="first", name="claiming")
-    again = refit_bundle(corpus, tiny_base(), args, tmp_path / "run", start, fresh)
-    for name in ("flag.weight", "flag.bias", "asks.weight", "asks.bias"):
-        assert torch.equal(again.heads.state_dict()[name], start.heads.state_dict()[name]), name
-    told = again.info.training
-    assert (told["claims_rows"], told["kept"]["name"]) == (len(fresh), "tiny")
-    assert "fitted on" in again.card
-    split = corpus.split
-    measured = len(split.valid) + len(split.test) + len(split.unseen)
-    assert 0 < sum(asked) <= len(fresh) + measured
-    bare = replace(start, info=replace(start.info, embedder_id="another"))
-    with pytest.raises(BundleError, match="has no claims"):
-        refit_bundle(corpus, tiny_base(), args, tmp_path / "run", bare, fresh)
-    with pytest.raises(BundleError, match="names no rows"):
-        refit_bundle(corpus, tiny_base(), args, tmp_path / "run", start, list(split.test))
-
-
-def _with_claims(bundle: Bundle, corpus: Corpus) -> Bundle:
-    width = corpus.heard_of([0]).shape[1]
-    spec = replace(bundle.info.spec, meaning_size=width, acts=tuple(ACTS), claims=True)
-    heads = StateHeads(spec)
-    heads.worth_A2.copy_(torch.from_numpy(WORTH))
-    info = replace(bundle.info, name="tiny", spec=spec, embedder_id=corpus.listener_id)
-    return replace(bundle, info=info, heads=heads)
 
 
 def test_states_are_read_once_by_prompt_and_weights(corpus, tmp_path):

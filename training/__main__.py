@@ -28,7 +28,7 @@ from training.oracle import training_registry
 from training.plots import PlotError, need_matplotlib
 from training.publish import METRIC, PublishError, make_plan, publish
 from training.report import PARTS
-from training.rows import DATA_DIR, ROWS_REMEMBERED, RowError, read_rows, rows_of
+from training.rows import DATA_DIR, ROWS_REMEMBERED, RowError, read_rows
 from training.sides import Source
 from training.spread import spread, spread_table
 from training.train import refit_bundle, train_bundle
@@ -115,14 +115,6 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         "--refit",
         action="store_true",
         help="train nothing: heads, calibration and thresholds anew on the adapter of --start",
-    )
-    parser.add_argument(
-        "--claims-of",
-        type=Path,
-        nargs="+",
-        metavar="FILE",
-        help="with --refit: keep the maps of --start, and fit what claims are worth on these rows, "
-        "which it was not fitted on",
     )
     parser.add_argument("--epochs", type=float, default=usual.epochs)
     parser.add_argument(
@@ -237,8 +229,6 @@ def _train(options: argparse.Namespace) -> int:
     start = load_bundle(options.start) if options.start else None
     if options.refit and start is None:
         raise BundleError("--refit needs --start BUNDLE, whose adapter the heads are fitted on")
-    if options.claims_of and (not options.refit or options.draws):
-        raise BundleError("--claims-of goes with --refit, and fits no draws")
     corpus, base = _corpus(options), _base(options)
     args = TrainArgs(
         seed=options.seed,
@@ -255,8 +245,7 @@ def _train(options: argparse.Namespace) -> int:
         draws=options.draws,
     )
     if start and options.refit:
-        claims_of = rows_of(corpus.rows, options.claims_of) if options.claims_of else None
-        bundle = refit_bundle(corpus, base, args, options.run, start, claims_of)
+        bundle = refit_bundle(corpus, base, args, options.run, start)
     else:
         # A run that goes on from a bundle fits its first heads on what that bundle's adapter reads.
         frozen, scaling = (None, None) if start else _frozen(options, corpus, base)

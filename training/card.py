@@ -55,7 +55,7 @@ game events from the hidden state at `<STATE>` ({layer} of {info.base_id}). {how
 Lines are written in: {", ".join(info.languages)}.
 
 Made by `{training.get("command")}` with seed {training.get("seed")} from
-{sum(rows.values())} hand-written turns ({_parts(rows)}).{_taken(training)}
+{sum(rows.values())} hand-written turns ({_parts(rows)}).
 Thresholds: {_thresholds(info)}.
 
 Flags are judged as a game sees them: one fires where it is proposed and the NPC's authored conditions
@@ -78,18 +78,6 @@ by the same writers. Where the heads have claims, what is said is held against t
 of the NPC's file (its rules, and the names of items, actions and facts in its conditions): a game that
 does not tell what a player carries and has done makes liars of honest players.
 """
-
-
-def _taken(training: Mapping[str, Any]) -> str:
-    """Return what was taken over from another bundle, where maps were."""
-    kept = training.get("kept")
-    if not kept:
-        return ""
-    return (
-        f" Flags and acts are read by the maps of {kept['name']}, which was fitted on "
-        f"{(kept.get('rows') or {}).get('train')} of them; what claims are worth was fitted on "
-        f"{training.get('claims_rows')} that it did not know."
-    )
 
 
 def _parts(rows: Mapping[str, int]) -> str:

@@ -37,7 +37,7 @@ from training.metrics import f1_scores
 from training.model import MultiHeadModel
 from training.reading import read_examples
 from training.record import merged
-from training.refit import WORTH, Kept, Refit, Trained, join, refit, refit_claims
+from training.refit import WORTH, Refit, Trained, join, refit
 from training.report import PARTS, Method, part_figures, report
 from training.rubric import ACTS
 from training.scaled import ScaledHeads
@@ -76,7 +76,6 @@ def make_bundle(
     watched: Mapping[str, Any] | None = None,
     start: Bundle | None = None,
     before: Linear | None = None,
-    kept: Kept | None = None,
 ) -> Bundle:
     """Fit, calibrate, choose thresholds, measure, and put the bundle together.
 
@@ -93,21 +92,14 @@ def make_bundle(
         start: bundle that the adapter was taken from as it is; the model's heads are then nobody's,
             and are no candidates.
         before: flag head that served so far, which is one.
-        kept: maps of `start` that stay; then only what claims are worth is fitted, on rows that they do
-            not know.
     """
     adapter = run / "adapter"
     model.save_adapter(adapter)
     store = StateStore(run / "states.npz", f"{base.fingerprint}/{args.layer}/{_digest(model)}")
     model.merge()  # as it is served: what is calibrated must be what is read there
-    needed = _needed(corpus, kept)
-    read_KH = store.read(
-        [examples[at] for at in needed], lambda part: read_examples(model, part, args).state_BH
-    )
-    state_BH = np.zeros((len(examples), read_KH.shape[1]), dtype=read_KH.dtype)
-    state_BH[needed] = read_KH
+    state_BH = store.read(examples, lambda part: read_examples(model, part, args).state_BH)
     trained, threshold = (None, None) if start else _trained(model.heads)
-    fitted = _fit(corpus, state_BH, trained, threshold, before, kept)
+    fitted = _fit(corpus, state_BH, trained, threshold, before)
     figures = merged(held or {}, report(corpus, base.languages, fitted.method))
     figures |= fitted.on_valid
     figures["valid_by_step"] = dict(watched or {})
@@ -120,8 +112,15 @@ def make_bundle(
         acts=tuple(ACTS) if chosen.acts else (),
         claims=chosen.claims is not None,
     )
-    worth = WORTH if chosen.acts else None
-    heads = build_heads(spec, chosen.delta, chosen.flags, fitted.thresholds, worth, chosen.claims)
+    heads = build_heads(
+        spec,
+        chosen.delta,
+        chosen.flags,
+        fitted.thresholds,
+        WORTH if chosen.acts else None,
+        chosen.place_A2,
+        chosen.claims,
+    )
     if fitted.source == "head" and threshold:
         set_threshold_head(heads, threshold)
     info = BundleInfo(
@@ -137,7 +136,7 @@ def make_bundle(
         threshold_source=fitted.source,
         thresholds=dict(zip(FLAGS, fitted.thresholds, strict=True)),
         metrics=figures,
-        training=_told(args, steps, corpus, start, kept),
+        training=_told(args, steps, corpus, start),
     )
     return Bundle(
         info=info,
@@ -148,26 +147,15 @@ def make_bundle(
     )
 
 
-def _needed(corpus: Corpus, kept: Kept | None) -> list[int]:
-    """Return the rows whose states are looked at: all, but where maps are kept."""
-    if kept is None:
-        return list(range(len(corpus.rows)))
-    split = corpus.split
-    return sorted({*kept.index, *split.valid, *split.test, *split.unseen})
-
-
 def _fit(
     corpus: Corpus,
     state_BH: np.ndarray,
     trained: Trained | None,
     threshold: Linear | None,
     before: Linear | None = None,
-    kept: Kept | None = None,
 ) -> _Fitted:
     """Fit heads on the training part; choose, calibrate and cut by rows that they never saw."""
-    chosen = (
-        refit_claims(corpus, state_BH, kept) if kept else refit(corpus, state_BH, trained, before)
-    )
+    chosen = refit(corpus, state_BH, trained, before)
     joined_BW = join(state_BH, corpus.heard)
     valid, labels = list(corpus.split.valid), corpus.labels
     logits_BN, delta_B2 = chosen.flags(joined_BW), chosen.deltas(joined_BW, labels.evidence_BE)
@@ -227,9 +215,7 @@ def _spread(
     return {"draws": args.draws, **{part: spread(figures, part) for part in parts}}
 
 
-def _told(
-    args: TrainArgs, steps: int, corpus: Corpus, start: Bundle | None, kept: Kept | None
-) -> dict[str, Any]:
+def _told(args: TrainArgs, steps: int, corpus: Corpus, start: Bundle | None) -> dict[str, Any]:
     """Return what the bundle says of its making; what is taken over brings its own story along."""
     of_rows = {
         "rows": {name: len(part) for name, part in asdict(corpus.split).items()},
@@ -238,22 +224,13 @@ def _told(
     if start is None:
         return {"command": "python -m training train", **asdict(args), "steps": steps, **of_rows}
     story = start.info.training
-    taken = (
-        {
-            "claims_rows": len(kept.index),
-            "kept": {"name": start.info.name, "rows": story.get("rows")},
-        }
-        if kept
-        else {}
-    )
     return {
-        "command": "python -m training train --refit" + (" --claims-of" if kept else ""),
+        "command": "python -m training train --refit",
         "seed": args.seed,
         "layer": args.layer,
         "name": args.name,
         "start": args.start,
         **of_rows,
-        **taken,
         "adapter": dict(story.get("adapter", story)),
     }
 

@@ -153,6 +153,7 @@ def fit_bundle(
             chosen.flags,
             cut.thresholds,
             WORTH if chosen.acts else None,
+            chosen.place_A2,
             chosen.claims,
         ),
         marker_rows_MH=reader.marker_rows_MH,

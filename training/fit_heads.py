@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy.sparse import csr_matrix
-from scipy.special import softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 
@@ -21,6 +20,7 @@ from heads.bundle import Platt
 from heads.evidence import at_stage, claims_of, nearness_of
 from heads.modules import StateHeads
 from heads.spec import HeadSpec
+from heads.worth import mean_worth
 
 # Never certain: a flag that is hardly ever right must not fire on a whim, nor one never be reached.
 _THRESHOLDS = np.linspace(0.1, 0.9, 81)
@@ -209,9 +209,10 @@ def fit_act_words(words_BK: csr_matrix, act_B: np.ndarray, acts: int, strength: 
     return Linear(weights_AK, bias_A)
 
 
-def act_delta(acts: Linear, worth_A2: np.ndarray, features_BH: np.ndarray) -> np.ndarray:
-    """Return the mean delta over the acts' probabilities, shape (B, 2)."""
-    delta_B2: np.ndarray = softmax(acts(features_BH), axis=1) @ worth_A2
+def act_delta(act_BA: np.ndarray, worth_A2: np.ndarray, place_A2: np.ndarray) -> np.ndarray:
+    """Return what guesses over acts are worth, shape (B, 2); see `heads.worth`."""
+    act, place, worth = (torch.from_numpy(one) for one in (act_BA, place_A2, worth_A2))
+    delta_B2: np.ndarray = mean_worth(act.double(), place, worth).numpy()
     return delta_B2
 
 
@@ -319,6 +320,7 @@ def build_heads(
     flags: Linear,
     thresholds: Sequence[float],
     worth_A2: np.ndarray | None = None,
+    place_A2: np.ndarray | None = None,
     claims: Claims | None = None,
 ) -> StateHeads:
     """Put the fitted maps into heads; the threshold head gives the constants whatever it reads.
@@ -329,11 +331,13 @@ def build_heads(
         flags: one a flag.
         thresholds: one a flag.
         worth_A2: what each act is worth, where `spec` has acts.
+        place_A2: their places; None: the worths themselves.
         claims: where `spec` has some.
     """
     heads = StateHeads(spec)
     if worth_A2 is not None:
-        heads.worth_A2.copy_(torch.from_numpy(worth_A2))
+        place_A2 = worth_A2 if place_A2 is None else place_A2
+        heads.set_worth(torch.from_numpy(worth_A2), torch.from_numpy(place_A2))
     if claims is not None:
         heads.asks.weight.copy_(torch.from_numpy(claims.asks.weight_NH))
         heads.asks.bias.copy_(torch.from_numpy(claims.asks.bias_N))

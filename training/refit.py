@@ -18,13 +18,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
+import torch
 from scipy.special import softmax
 
 from engine.schema import FLAGS
+from heads.worth import places_of
 from training.claims import fit_on_top, others_logits
 from training.corpus import Corpus
 from training.fit_heads import (
@@ -55,7 +57,7 @@ _WORD_STRENGTHS = (1.0, 3.0, 10.0)
 # What is asked for: strengths of its regressions on what is read and on the words.
 _ASKS_STRENGTH, _ASKS_WORDS = 0.003, 10.0
 # Penalties on what claims are worth.
-_CLAIM_STRENGTHS = (0.003, 0.001, 0.0003, 0.0001)
+_CLAIM_STRENGTHS = (0.003, 0.001, 0.0003, 0.0001, 0.00003, 0.00001)
 
 WORTH = np.array(WORTH_A2)
 
@@ -110,28 +112,12 @@ class Others:
 
 
 @dataclass(frozen=True)
-class Kept:
-    """Maps on [hidden ; meaning ; words] that a bundle brings along and that stay as they are.
-
-    Attributes:
-        flags, acts: of the bundle, claims left out.
-        asks: what is asked for.
-        index: training rows that none of them was fitted on.
-    """
-
-    flags: Linear
-    acts: Linear
-    asks: Linear
-    index: Sequence[int]
-
-
-@dataclass(frozen=True)
 class Refit:
     """The chosen maps on [hidden ; meaning ; words]; `acts` says whether `delta` gives acts.
 
-    `claims` is added to the acts; None: nothing is. `figures` says what every candidate reached on
-    `valid`. `others` says how rows are judged by maps that were not fitted on them; None where nothing
-    was fitted so.
+    `claims` is added to the acts; None: nothing is. `place_A2` are the acts' places (`heads.worth`).
+    `figures` says what every candidate reached on `valid`. `others` says how rows are judged by maps
+    that were not fitted on them; None where nothing was fitted so.
     """
 
     flags: Linear
@@ -140,6 +126,7 @@ class Refit:
     figures: dict[str, dict[str, float]]
     claims: Claims | None = None
     others: Others | None = None
+    place_A2: np.ndarray = field(default_factory=lambda: WORTH)
 
     def act_probabilities(self, joined_BW: np.ndarray, evidence_BE: np.ndarray) -> np.ndarray:
         """Return the probabilities of the acts, shape (B, A); (B, 0) where the map gives none."""
@@ -154,16 +141,22 @@ class Refit:
     def deltas(self, joined_BW: np.ndarray, evidence_BE: np.ndarray) -> np.ndarray:
         """Return the deltas, shape (B, 2)."""
         if self.acts:
-            mixed_B2: np.ndarray = self.act_probabilities(joined_BW, evidence_BE) @ WORTH
-            return mixed_B2
+            return act_delta(self.act_probabilities(joined_BW, evidence_BE), WORTH, self.place_A2)
         plain_B2: np.ndarray = np.tanh(self.delta(joined_BW))
         return plain_B2
 
 
-def deltas_of(delta: Linear, acts: bool, joined_BW: np.ndarray) -> np.ndarray:
+def places(corpus: Corpus) -> np.ndarray:
+    """Return the acts' places in the order of worth among the training rows, shape (A, 2)."""
+    counts_A = np.bincount(corpus.acts[list(corpus.split.train)], minlength=len(ACTS))
+    place_A2: np.ndarray = places_of(torch.from_numpy(counts_A), torch.from_numpy(WORTH)).numpy()
+    return place_A2
+
+
+def deltas_of(delta: Linear, acts: bool, place_A2: np.ndarray, joined_BW: np.ndarray) -> np.ndarray:
     """Return the deltas of a map that gives acts, or the deltas themselves before tanh."""
     if acts:
-        return act_delta(delta, WORTH, joined_BW)
+        return act_delta(softmax(delta(joined_BW), axis=1), WORTH, place_A2)
     deltas: np.ndarray = np.tanh(delta(joined_BW))
     return deltas
 
@@ -196,13 +189,14 @@ def refit(
     valid, labels = list(corpus.split.valid), corpus.labels
 
     heard_VW = join(state_BH[valid], corpus.heard_of(valid))
+    place_A2 = places(corpus)
 
     def ranking(one: Linear) -> float:
         gated_BN = np.where(labels.permitted_BN[valid], one(heard_VW), -1e3)
         return macro_auprc(labels.truth_BN[valid], gated_BN)
 
     def order(one: tuple[Linear, bool]) -> float:
-        found_B2 = deltas_of(*one, heard_VW)
+        found_B2 = deltas_of(*one, place_A2, heard_VW)
         return float(delta_figures(labels.delta_B2[valid], found_B2)["delta_spearman"])
 
     room = corpus.counted.shape[1]
@@ -226,7 +220,7 @@ def refit(
     best_delta, reached_delta = _best(deltas, order)
     logger.info("flags: %s, delta: %s", best_flags, best_delta)
     figures = {"flags_auprc": reached_flags, "delta_spearman": reached_delta}
-    chosen = Refit(flags[best_flags], *deltas[best_delta], figures)
+    chosen = Refit(flags[best_flags], *deltas[best_delta], figures, place_A2=place_A2)
     by_recipe = [name for name in deltas if name in _RECIPES]
     if not by_recipe:
         return chosen
@@ -239,27 +233,6 @@ def refit(
         return replace(chosen, figures=figures)
     logger.info("delta: %s", best_claiming)
     return replace(claiming, figures=figures)
-
-
-def refit_claims(corpus: Corpus, state_BH: np.ndarray, kept: Kept) -> Refit:
-    """Fit what claims are worth on top of maps that stay as they are; `valid` chooses how strongly.
-
-    Args:
-        corpus: as for `refit`.
-        state_BH: hidden states; only those of `valid` and of `kept.index` are looked at.
-        kept: the maps, and rows that they were not fitted on.
-    """
-    joined_BW = join(state_BH, corpus.meaning_BM)
-    heard_KW = _full(corpus, joined_BW, kept.index)
-    told = _Told(tuple(kept.index), kept.asks(heard_KW), kept.acts(heard_KW))
-    valid = list(corpus.split.valid)
-    alone = Refit(kept.flags, kept.acts, True, {})
-    before_B2 = deltas_of(kept.acts, True, _full(corpus, joined_BW, valid))
-    without = delta_figures(corpus.labels.delta_B2[valid], before_B2)["delta_spearman"]
-    best, found, reached = _on_top(corpus, joined_BW, alone, "kept acts", kept.asks, told)
-    reached = {"kept acts": round(float(without), 4), **reached}
-    logger.info("delta: %s", best)
-    return replace(found, figures={"delta_spearman": reached})
 
 
 def _with_claims(

@@ -7,7 +7,7 @@ flags that should come out. Knows nothing of prompts or models.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -132,19 +132,6 @@ def read_rows(paths: Iterable[Path] | None = None) -> list[Row]:
     if not rows:
         raise RowError("no rows: training/data/ holds no *.jsonl file with a row in it")
     return rows
-
-
-def rows_of(rows: Sequence[Row], paths: Iterable[Path]) -> list[int]:
-    """Return the places in `rows` of the rows that stand in some files.
-
-    Raises:
-        RowError: a file cannot be read, or holds a row that is not among them.
-    """
-    places = {row.model_dump_json(): at for at, row in enumerate(rows)}
-    try:
-        return [places[row.model_dump_json()] for row in read_rows(paths)]
-    except KeyError as exc:
-        raise RowError(f"not among the rows that are fitted on: {exc.args[0][:200]}") from exc
 
 
 def _read(path: Path) -> str:

@@ -36,7 +36,6 @@ from training.metrics import delta_figures, macro_auprc
 from training.model import MultiHeadModel, positive_weights
 from training.reading import read_examples
 from training.record import of_base, without_heads
-from training.refit import Kept
 from training.report import PARTS
 from training.rubric import ACTS
 from training.scaled import ScaledHeads
@@ -126,7 +125,6 @@ def refit_bundle(
     args: TrainArgs,
     run: Path,
     start: Bundle,
-    claims_of: Sequence[int] | None = None,
 ) -> Bundle:
     """Fit heads, calibration and thresholds on a corpus, with a bundle's adapter as it is.
 
@@ -139,12 +137,9 @@ def refit_bundle(
         args: seed, layer and name count.
         run: folder that keeps states and adapter.
         start: its adapter and marker rows ship again.
-        claims_of: rows that `start` was not fitted on: then its maps stay, and only what claims are
-            worth is fitted anew, on those.
 
     Raises:
-        BundleError: `start` has no adapter, other markers, reads another layer, or has no claims where
-            those are to be fitted.
+        BundleError: `start` has no adapter, other markers, reads another layer.
     """
     if start.adapter is None:
         raise BundleError(f"{start.info.name} has no adapter to fit heads on; use fit")
@@ -152,7 +147,6 @@ def refit_bundle(
         raise BundleError(
             f"{start.info.name} reads layer {start.info.spec.layer}, asked for was {args.layer}"
         )
-    kept = None if claims_of is None else _kept(start, corpus, claims_of)
     examples = _encoded(corpus, base)
     spec = HeadSpec(FLAGS, int(base.model.config.hidden_size), args.layer)
     model = _model(base, args, _scaled(_small_heads(spec), None), examples, start)
@@ -170,20 +164,7 @@ def refit_bundle(
         held=held,
         start=start,
         before=before,
-        kept=kept,
     )
-
-
-def _kept(start: Bundle, corpus: Corpus, claims_of: Sequence[int]) -> Kept:
-    """Return the maps that stay, and the rows of `claims_of` that are fitted on."""
-    info, train = start.info, set(corpus.split.train)
-    if not info.spec.claims or info.embedder_id != corpus.listener_id:
-        raise BundleError(f"{info.name} has no claims, or hears something else; refit all of it")
-    index = [at for at in claims_of if at in train]
-    if not index:
-        raise BundleError("--claims-of names no rows of the training part")
-    heads = start.heads
-    return Kept(_map(heads.flag), _map(heads.delta), _map(heads.asks), index)
 
 
 def _map(head: torch.nn.Linear) -> Linear:
