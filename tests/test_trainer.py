@@ -23,7 +23,7 @@ from engine.model import LanguageModel, load_base
 from engine.npc import build_registry
 from engine.prompt import PromptEncoder, choose_marker_ids
 from engine.schema import FLAGS
-from heads.bundle import BundleError, load_bundle, save_bundle
+from heads.bundle import Bundle, BundleError, load_bundle, save_bundle
 from heads.modules import StateHeads
 from heads.spec import FINAL_NORM, HeadSpec
 from tests.engines import KEEPER, keeper_data
@@ -43,6 +43,8 @@ from training.train import refit_bundle, train_bundle
 from training.trainer import MultiHeadTrainer
 
 ROOT = Path(__file__).resolve().parent.parent
+# Pack size that puts the keeper's rows into four packs.
+PAIRS = 950
 LAYERS = pytest.mark.parametrize("layer", [2, FINAL_NORM])
 BOTH = pytest.mark.parametrize("kind", ["llama", "qwen2"])
 SMALL = TrainArgs(
@@ -258,7 +260,14 @@ def test_only_adapter_heads_and_the_markers_rows_are_trained():
 
 
 def run(corpus: Corpus, base: Base, folder: Path, **changes: Any) -> Any:
-    return train_bundle(corpus, base, replace(SMALL, **changes), folder)
+    return trained(corpus, base, replace(SMALL, **changes), folder)
+
+
+def trained(*args: Any, **options: Any) -> Bundle:
+    """Train alone: then there is a bundle."""
+    bundle = train_bundle(*args, **options)
+    assert bundle is not None
+    return bundle
 
 
 def tiny_base(kind: str = "qwen2") -> Base:
@@ -318,7 +327,7 @@ def test_a_run_goes_on_from_a_bundle_and_not_from_one_that_does_not_fit(corpus, 
         own = mine["peft." + name.replace(".weight", ".default.weight")]
         assert torch.equal(own.half(), tensor), name
     assert torch.allclose(begun.marker_rows(), start.marker_rows_MH, atol=1e-6)
-    on = train_bundle(
+    on = trained(
         corpus, tiny_base(), replace(SMALL, epochs=1, start="first"), tmp_path / "on", start=start
     )
     assert on.info.training["start"] == "first"
@@ -331,9 +340,7 @@ def test_finishing_again_reads_nothing_again_and_gives_the_same(corpus, tmp_path
     first = run(corpus, tiny_base(), tmp_path / "run", epochs=1)
     read = training.finish.read_examples
     monkeypatch.setattr(training.finish, "read_examples", None)
-    again = train_bundle(
-        corpus, tiny_base(), replace(SMALL, epochs=1), tmp_path / "run", finish=True
-    )
+    again = trained(corpus, tiny_base(), replace(SMALL, epochs=1), tmp_path / "run", finish=True)
     assert again.info == first.info
     for name, tensor in first.heads.state_dict().items():
         assert torch.equal(again.heads.state_dict()[name], tensor), name
@@ -469,8 +476,9 @@ def test_a_four_bit_base_trains_and_its_bundle_serves(corpus, tmp_path):
 
 
 _RUN = """
-import sys
+import json, os, sys
 sys.path.insert(0, {root!r})
+from dataclasses import replace
 from pathlib import Path
 from tests.test_trainer import SMALL, WordEmbedder, keeper_rows, make_corpus, tiny_base, _keeper
 from engine.npc import build_registry
@@ -479,19 +487,36 @@ from training.train import train_bundle
 registry = build_registry({{"keeper.json": _keeper()}})
 corpus = make_corpus(keeper_rows(), registry, {{}}, WordEmbedder(), seed=1)
 folder = Path(sys.argv[1])
-bundle = train_bundle(corpus, tiny_base(), SMALL, folder, resume=True)
-save_bundle(bundle, folder / "bundle")
+args = replace(SMALL, **json.loads(sys.argv[2]))
+bundle = train_bundle(corpus, tiny_base(), args, folder, resume=True)
+(folder / f"done-{{os.environ.get('RANK', 'alone')}}").write_text(str(bundle is not None))
+if bundle is not None:
+    save_bundle(bundle, folder / "bundle")
 """
+# What `accelerate launch` starts for several GPUs; on CPUs it wants MPI.
+_LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node")
 
 
-def start_run(folder: Path) -> subprocess.Popen[bytes]:
-    code = _RUN.format(root=str(ROOT))
+def start_run(folder: Path, *, processes: int = 1, **changes: Any) -> subprocess.Popen[bytes]:
+    folder.mkdir(exist_ok=True)
+    script = folder / "run.py"
+    script.write_text(_RUN.format(root=str(ROOT)))
+    launch = [] if processes == 1 else [*_LAUNCH, str(processes)]
     return subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", code, str(folder)],
+        [sys.executable, "-W", "ignore", *launch, script, str(folder), json.dumps(changes)],
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+
+
+def trained_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    names = ("heads", "marker_rows", "adapter/adapter_model")
+    return {
+        f"{name}: {key}": tensor
+        for name in names
+        for key, tensor in load_file(folder / "bundle" / f"{name}.safetensors").items()
+    }
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
@@ -508,12 +533,30 @@ def test_a_run_that_was_killed_ends_as_if_it_had_not_been(tmp_path):
     process.wait()
     assert not (killed / "bundle").exists()
     assert start_run(killed).wait(timeout=300) == 0
-    for name in (
-        "heads.safetensors",
-        "marker_rows.safetensors",
-        "adapter/adapter_model.safetensors",
-    ):
-        first, second = load_file(whole / "bundle" / name), load_file(killed / "bundle" / name)
-        assert set(first) == set(second)
-        for key, tensor in first.items():
-            assert torch.equal(tensor, second[key]), f"{name}: {key}"
+    first, second = trained_tensors(whole), trained_tensors(killed)
+    assert set(first) == set(second)
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
+def test_two_processes_learn_what_one_learns_that_takes_two_packs_a_step(tmp_path):
+    # Four packs an epoch: an odd one would be dealt out twice.
+    alone, both = tmp_path / "alone", tmp_path / "both"
+    # A limit of time that is far off: the processes must agree on the clock at every step.
+    packs = {"pack_tokens": PAIRS, "save_steps": 100, "minutes": 60.0}
+    assert start_run(alone, accumulate=2, **packs).wait(timeout=300) == 0
+    assert start_run(both, processes=2, accumulate=1, **packs).wait(timeout=300) == 0
+    states = [
+        json.loads(next(folder.glob("checkpoint-*/trainer_state.json")).read_text())
+        for folder in (alone, both)
+    ]
+    assert states[0]["global_step"] == states[1]["global_step"] == 4
+    assert {one.name: one.read_text() for one in both.glob("done-*")} == {
+        "done-0": "True",
+        "done-1": "False",
+    }
+    first, second = trained_tensors(alone), trained_tensors(both)
+    adapter = [name for name in first if name.startswith("adapter")]
+    assert adapter
+    for name in adapter:
+        assert torch.allclose(first[name], second[name], atol=1e-4), name

@@ -26,6 +26,7 @@ from training.fit_heads import Scaling
 from training.items import read_words
 from training.oracle import training_registry
 from training.plots import PlotError, need_matplotlib
+from training.processes import is_first, take_gpu
 from training.publish import METRIC, PublishError, make_plan, publish
 from training.report import PARTS
 from training.rows import DATA_DIR, ROWS_REMEMBERED, RowError, read_rows
@@ -54,7 +55,11 @@ def main(arguments: list[str] | None = None) -> int:
         _add_vectors(one)
     _add_publish(commands.add_parser("publish", help="upload a bundle and move 'latest' to it"))
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    level = logging.INFO if is_first() else logging.WARNING
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
+    if options.command != "train" and not is_first():
+        return 0  # one process does it
+    take_gpu()
     run: Callable[[argparse.Namespace], int] = options.run_command
     try:
         return run(options)
@@ -229,6 +234,8 @@ def _train(options: argparse.Namespace) -> int:
     start = load_bundle(options.start) if options.start else None
     if options.refit and start is None:
         raise BundleError("--refit needs --start BUNDLE, whose adapter the heads are fitted on")
+    if options.refit and not is_first():
+        return 0
     corpus, base = _corpus(options), _base(options)
     args = TrainArgs(
         seed=options.seed,
@@ -244,6 +251,7 @@ def _train(options: argparse.Namespace) -> int:
         name=options.name,
         draws=options.draws,
     )
+    bundle: Bundle | None
     if start and options.refit:
         bundle = refit_bundle(corpus, base, args, options.run, start)
     else:
@@ -262,9 +270,10 @@ def _train(options: argparse.Namespace) -> int:
             finish=options.finish,
             report_to=options.log,
         )
-    save_bundle(bundle, options.out)
-    logger.info("%s", bundle.card)
-    logger.info("written to %s", options.out)
+    if bundle is not None:
+        save_bundle(bundle, options.out)
+        logger.info("%s", bundle.card)
+        logger.info("written to %s", options.out)
     return 0
 
 

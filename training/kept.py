@@ -12,9 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
+from training.processes import is_first
+
 
 class KeptArrays:
     """Arrays of one shape by key, all of one maker.
+
+    Of several processes that train together the first alone writes.
 
     Args:
         path: of the file, read now and written as arrays are made; None keeps them in memory only.
@@ -48,7 +52,7 @@ class KeptArrays:
         return {key: self._held[key] for key in keys}
 
     def _save(self) -> None:
-        if self._path is None:
+        if self._path is None or not is_first():
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         fresh = self._path.with_suffix(".part.npz")

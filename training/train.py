@@ -34,6 +34,7 @@ from training.fit import heads_worth
 from training.fit_heads import Linear, Scaling, build_heads, fit_delta, fit_flags
 from training.metrics import delta_figures, macro_auprc
 from training.model import MultiHeadModel, positive_weights
+from training.processes import is_first
 from training.reading import read_examples
 from training.record import of_base, without_heads
 from training.report import PARTS
@@ -48,6 +49,8 @@ logger = logging.getLogger(__name__)
 _START_STRENGTH = 0.001
 # Rows that they are fitted on: enough to start with; reading all takes as long as a third of an epoch.
 _START_ROWS = 1500
+# Seconds that a process waits for another.
+_PATIENCE = 3 * 3600
 
 
 def train_bundle(
@@ -63,8 +66,11 @@ def train_bundle(
     resume: bool = False,
     finish: bool = False,
     report_to: str = "none",
-) -> Bundle:
+) -> Bundle | None:
     """Train adapter and heads on a corpus and return the bundle; its adapter lies in `run`.
+
+    Where `accelerate launch` started several processes, the first makes the bundle, and the others
+    return None when training ends.
 
     Args:
         corpus: labelled turns, divided.
@@ -85,6 +91,8 @@ def train_bundle(
         ValueError: `heads` reads another layer than `args.layer`.
         BundleError: there is no epoch to finish with.
     """
+    if finish and not is_first():
+        return None
     examples = _encoded(corpus, base)
     spec = HeadSpec(FLAGS, int(base.model.config.hidden_size), args.layer)
     set_seed(args.seed)
@@ -101,10 +109,12 @@ def train_bundle(
     if not finish:
         trainer = _trainer(model, learnt, args, run, report_to, watch)
         last = get_last_checkpoint(str(run)) if resume and run.is_dir() else None
-        if last is None:
+        if last is None and is_first():
             watch.clear()
         trainer.train(resume_from_checkpoint=last)
         done = trainer.state.global_step
+        if not is_first():
+            return None
     steps = watch.restore_best() or done
     if not steps:
         raise BundleError(f"{run} holds no finished epoch; train on with --resume")
@@ -311,6 +321,9 @@ def _trainer(
         label_names=["labels_1T"],
         dataloader_pin_memory=cuda,
         report_to=report_to,
+        # Of several processes: one measures on `valid` while the others wait for it.
+        ddp_timeout=_PATIENCE,
+        ddp_find_unused_parameters=not args.checkpointing,
     )
     return MultiHeadTrainer(
         model,

@@ -17,6 +17,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from training.collate import IGNORED
 from training.model import MultiHeadModel
+from training.processes import of_the_first
 
 _WARMUP_STEPS = 20
 
@@ -161,6 +162,7 @@ class TimeBudget(TrainerCallback):
     def __init__(self, minutes: float) -> None:
         self._seconds = minutes * 60
         self._started: float | None = None
+        self._elapsed = 0.0
         self._first = 0
         self._steps = 0
 
@@ -168,7 +170,7 @@ class TimeBudget(TrainerCallback):
         """Return how many steps the run will have: `most`, or fewer where time ends it before."""
         if self._started is None or self._steps - self._first < 3:
             return most
-        each = (time.monotonic() - self._started) / (self._steps - self._first)
+        each = self._elapsed / (self._steps - self._first)
         return min(most, self._first + int(self._seconds / max(each, 1e-9)))
 
     def on_train_begin(
@@ -182,6 +184,10 @@ class TimeBudget(TrainerCallback):
     ) -> None:
         """Stop, with a checkpoint, once the time is used up."""
         self._steps = state.global_step
-        if self._started and time.monotonic() - self._started > self._seconds:
+        if self._started is None:
+            return
+        # One clock for all processes: with their own they would stop, and set their rates, apart.
+        self._elapsed = of_the_first(time.monotonic() - self._started, args.device)
+        if self._elapsed > self._seconds:
             control.should_training_stop = True
             control.should_save = True
