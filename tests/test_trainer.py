@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -502,9 +503,12 @@ def start_run(folder: Path, *, processes: int = 1, **changes: Any) -> subprocess
     script = folder / "run.py"
     script.write_text(_RUN.format(root=str(ROOT)))
     launch = [] if processes == 1 else [*_LAUNCH, str(processes)]
+    # They meet on this machine, whether or not its name can be looked up.
+    here = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
     return subprocess.Popen(
         [sys.executable, "-W", "ignore", *launch, script, str(folder), json.dumps(changes)],
         cwd=ROOT,
+        env={**os.environ, **here},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
