@@ -40,6 +40,9 @@ class KeptArrays:
     def __contains__(self, key: object) -> bool:
         return key in self._held
 
+    def __getitem__(self, key: str) -> np.ndarray:
+        return self._held[key]
+
     def read(
         self, keys: Sequence[str], make: Callable[[Sequence[str]], np.ndarray]
     ) -> dict[str, np.ndarray]:

@@ -56,7 +56,7 @@ class KeptVectors:
             found = dict(zip(new, made, strict=True))
         else:
             found = self._kept.read(new, lambda part: self._make([by_key[key] for key in part]))
-        found |= self._kept.read([key for key in by_key if key not in found], _nothing)
+        found |= {key: self._kept[key] for key in by_key if key not in found}
         return np.stack([found[_key(text)] for text in texts])
 
     def _make(self, texts: Sequence[str]) -> np.ndarray:
@@ -69,10 +69,6 @@ class KeptVectors:
                 made[part] = self._embedder.encode([texts[at] for at in part])
                 bar.update(len(part))
         return made
-
-
-def _nothing(keys: Sequence[str]) -> np.ndarray:
-    raise KeyError(f"{len(keys)} vectors were there and are not any more")
 
 
 def _key(text: str) -> str:
