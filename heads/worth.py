@@ -24,13 +24,13 @@ def mean_worth(
         place_A2: each act's place; within a column it rises with the worth (`rises`).
         worth_A2: each act's worth.
     """
-    at_12 = act_BA @ place_A2
+    at_B2 = act_BA @ place_A2
     worth_S2, order_S2 = worth_A2.sort(dim=0, stable=True)
     place_S2 = place_A2.gather(0, order_S2)
     steps_S2, gains_S2 = place_S2.diff(dim=0), worth_S2.diff(dim=0)
     # Acts of one worth share a place: a step of no width gains nothing.
     slope_S2 = torch.where(steps_S2 > 0, gains_S2 / steps_S2.clamp_min(1e-12), 0.0)
-    walked_BS2 = (at_12[:, None] - place_S2[:-1]).clamp_min(0.0).minimum(steps_S2)
+    walked_BS2 = (at_B2[:, None] - place_S2[:-1]).clamp_min(0.0).minimum(steps_S2)
     return worth_S2[0] + (walked_BS2 * slope_S2).sum(dim=1)
 
 

@@ -336,8 +336,8 @@ def build_heads(
     """
     heads = StateHeads(spec)
     if worth_A2 is not None:
-        place_A2 = worth_A2 if place_A2 is None else place_A2
-        heads.set_worth(torch.from_numpy(worth_A2), torch.from_numpy(place_A2))
+        place = None if place_A2 is None else torch.from_numpy(place_A2)
+        heads.set_worth(torch.from_numpy(worth_A2), place)
     if claims is not None:
         heads.asks.weight.copy_(torch.from_numpy(claims.asks.weight_NH))
         heads.asks.bias.copy_(torch.from_numpy(claims.asks.bias_N))
